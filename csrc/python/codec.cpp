@@ -1,0 +1,5 @@
+// The pybind11 module `dynamask._codec`: what is no tensor, RLE byte strings and polygon lists.
+
+#include <pybind11/pybind11.h>
+
+PYBIND11_MODULE(_codec, m) { m.doc() = "COCO run-length strings and polygons."; }

@@ -1,0 +1,1 @@
+"""What every operator means, in plain PyTorch: never optimised, imported by tests and benchmarks."""
