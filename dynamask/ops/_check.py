@@ -17,9 +17,7 @@ def check_dims(op: str, name: str, tensor: Tensor, dims: str) -> None:
         size == int(want) for size, want in zip(tensor.shape, wanted) if want.isdigit()
     )
     if not fits:
-        raise ValueError(
-            f"{op}: expected {name} [{', '.join(wanted)}], got {list(tensor.shape)}"
-        )
+        raise ValueError(f"{op}: expected {name} [{', '.join(wanted)}], got {list(tensor.shape)}")
 
 
 def check_float(op: str, name: str, tensor: Tensor) -> None:

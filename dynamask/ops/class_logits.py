@@ -4,9 +4,7 @@ from torch import Tensor
 from dynamask.ops._check import check_dims, check_float, check_int, check_range, check_size
 
 
-def class_logits(
-    features: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
-) -> Tensor:
+def class_logits(features: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
     """The 1x1 convolution of each RoI's own class: one weight row per RoI instead of all of them.
 
     Equal to ``conv2d(features, weight[:, :, None, None], bias)`` followed by picking channel

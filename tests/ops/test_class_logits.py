@@ -40,7 +40,7 @@ def test_matches_reference(case, dtype, layout):
 
 
 def test_any_strides():
-    features, weight, bias, labels = inputs(3, 8, 6, 6, 4)
+    _, weight, bias, labels = inputs(3, 8, 6, 6, 4)
     sliced = torch.randn(3, 8, 12, 12, dtype=torch.float64)[:, :, ::2, 1::2]
     torch.testing.assert_close(
         class_logits(sliced, weight, bias, labels), reference(sliced, weight, bias, labels)
