@@ -10,7 +10,7 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-# What a binary for anyone's GPU carries: Ampere, Ada, Hopper, Blackwell, and PTX for what comes after.
+# What a binary for anyone carries: Ampere, Ada, Hopper, Blackwell, and PTX for what comes after.
 DEFAULT_CUDA_ARCHITECTURES = "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
 
 

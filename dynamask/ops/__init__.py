@@ -3,5 +3,33 @@
 from dynamask import _library  # noqa: F401  (loads the kernels)
 from dynamask.ops.bucket_rois import Buckets, bucket_rois
 from dynamask.ops.class_logits import class_logits
+from dynamask.ops.polygons import Polygons
+from dynamask.ops.ragged_masks import RaggedMasks
 
-__all__ = ["Buckets", "bucket_rois", "class_logits"]
+# ---- shims until the real operators land: delete the line of an op when its own file comes ----
+from dynamask.ops._pending import DeformConv2d, deform_conv2d  # isort: skip
+from dynamask.ops._pending import MultiScaleRoIAlign, RoIAlign, multiscale_roi_align, roi_align  # isort: skip
+from dynamask.ops._pending import batched_nms, batched_nms_fixed, nms  # isort: skip
+from dynamask.ops._pending import encode_masks, paste_masks  # isort: skip
+from dynamask.ops._pending import edge_targets, mask_targets  # isort: skip
+
+__all__ = [
+    "Buckets",
+    "DeformConv2d",
+    "MultiScaleRoIAlign",
+    "Polygons",
+    "RaggedMasks",
+    "RoIAlign",
+    "batched_nms",
+    "batched_nms_fixed",
+    "bucket_rois",
+    "class_logits",
+    "deform_conv2d",
+    "edge_targets",
+    "encode_masks",
+    "mask_targets",
+    "multiscale_roi_align",
+    "nms",
+    "paste_masks",
+    "roi_align",
+]

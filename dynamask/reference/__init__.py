@@ -1,1 +1,1 @@
-"""What every operator means, in plain PyTorch: never optimised, imported by tests and benchmarks."""
+"""What every operator means, in plain PyTorch: never optimised, read by tests and benchmarks."""

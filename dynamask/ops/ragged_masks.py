@@ -1,0 +1,57 @@
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dynamask.ops._check import check_dims, check_int
+
+
+class RaggedMasks(NamedTuple):
+    """Square masks of different sizes in one flat buffer.
+
+    Attributes:
+        values: All masks, row by row, one after the other [sum of S * S].
+        sizes: Side S of each mask [N] int64.
+    """
+
+    values: Tensor
+    sizes: Tensor
+
+    @property
+    def offsets(self) -> Tensor:
+        """Where each mask starts in ``values``, and the end of the last one [N + 1] int64."""
+        return torch.cat([self.sizes.new_zeros(1), (self.sizes * self.sizes).cumsum(0)])
+
+    def split(self) -> list[Tensor]:
+        """Each mask as a view [S, S]."""
+        sizes = self.sizes.tolist()
+        parts = self.values.split([s * s for s in sizes])
+        return [part.view(s, s) for part, s in zip(parts, sizes)]
+
+    @staticmethod
+    def of(masks: "Tensor | RaggedMasks | Sequence[Tensor]", op: str = "masks") -> "RaggedMasks":
+        """Takes [N, S, S], a list of [S, S] of any sizes, or ragged masks already.
+
+        Raises:
+            ValueError: if a mask is not square, or the flat buffer has not the length the sizes say.
+        """
+        if isinstance(masks, RaggedMasks):
+            check_dims(op, "masks.values", masks.values, "T")
+            check_dims(op, "masks.sizes", masks.sizes, "N")
+            check_int(op, "masks.sizes", masks.sizes)
+            return masks
+        if isinstance(masks, Tensor):
+            check_dims(op, "masks", masks, "N S S")
+            if masks.shape[1] != masks.shape[2]:
+                raise ValueError(f"{op}: expected square masks [N, S, S], got {list(masks.shape)}")
+            sizes = torch.full((masks.shape[0],), masks.shape[1], device=masks.device)
+            return RaggedMasks(masks.flatten(), sizes)
+        for mask in masks:
+            if mask.dim() != 2 or mask.shape[0] != mask.shape[1]:
+                raise ValueError(f"{op}: expected square masks [S, S], got {list(mask.shape)}")
+        if len(masks) == 0:
+            return RaggedMasks(torch.empty(0), torch.empty(0, dtype=torch.int64))
+        device = masks[0].device
+        sizes = torch.tensor([mask.shape[0] for mask in masks], device=device)
+        return RaggedMasks(torch.cat([mask.flatten() for mask in masks]), sizes)
