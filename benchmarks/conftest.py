@@ -1,0 +1,44 @@
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+import harness
+
+ROWS = pytest.StashKey[list]()
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("dynamask benchmarks")
+    group.addoption("--threads", type=int, default=1, help="threads of torch and of our kernels")
+    group.addoption("--seconds", type=float, default=2.0, help="time for each case")
+    group.addoption("--write", action="store_true", help="record the rows in benchmarks/results")
+
+
+def pytest_configure(config):
+    config.stash[ROWS] = []
+
+
+@pytest.fixture
+def report(request):
+    """Checks and times a case, and puts its row into the table at the end of the session."""
+    torch.set_num_threads(request.config.getoption("--threads"))
+
+    def run(case: harness.Case) -> dict:
+        row = harness.measure(case, request.config.getoption("--seconds"))
+        request.config.stash[ROWS].append(row)
+        return row
+
+    return run
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    rows = config.stash[ROWS]
+    if not rows:
+        return
+    terminalreporter.write_sep("=", "benchmarks (median process CPU time)")
+    terminalreporter.write_line(harness.table(rows))
+    if config.getoption("--write"):
+        terminalreporter.write_line(f"written to {harness.write(rows)}")
