@@ -41,8 +41,7 @@ STABLE_TORCH_LIBRARY(dynamask, m) {
   m.def(
       "encode_masks(Tensor masks, Tensor sizes, Tensor boxes, int height, int width, "
       "float threshold, str mode) -> (Tensor, Tensor)");
-  m.def(
-      "mask_targets(Tensor masks, Tensor boxes, Tensor index, int[] sizes) -> Tensor[]");
+  m.def("mask_targets(Tensor masks, Tensor boxes, Tensor index, int[] sizes) -> Tensor[]");
   m.def(
       "mask_targets_polygons(Tensor vertices, Tensor rings, Tensor instances, Tensor boxes, "
       "Tensor index, int[] sizes) -> Tensor[]");

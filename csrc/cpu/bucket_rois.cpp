@@ -18,9 +18,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> bucket_rois(const Tensor& state_, int
 
   std::vector<int64_t> next(num_states + 1, 0);  // sizes of the buckets, then where each goes on
   for (int64_t i = 0; i < n; ++i) ++next[bucket_of_state(s[i], num_states)];
-  STD_TORCH_CHECK(
-      next[num_states] == 0, "bucket_rois: expected states in [0, ", num_states, "), got ",
-      next[num_states], " outside");
+  STD_TORCH_CHECK(next[num_states] == 0, "bucket_rois: expected states in [0, ", num_states,
+                  "), got ", next[num_states], " outside");
   for (int64_t b = 0; b < num_states; ++b)
     counts.mutable_data_ptr<int64_t>()[num_states - 1 - b] = next[b];
   off[0] = 0;

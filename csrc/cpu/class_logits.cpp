@@ -16,17 +16,16 @@ bool is_channels_last(const Tensor& t) {
 // Work for one RoI is small, so a thread takes several.
 constexpr int64_t kElementsPerTask = 1 << 16;
 
-Tensor class_logits(
-    const Tensor& features_, const Tensor& weight_, const std::optional<Tensor>& bias_,
-    const Tensor& labels_) {
+Tensor class_logits(const Tensor& features_, const Tensor& weight_,
+                    const std::optional<Tensor>& bias_, const Tensor& labels_) {
   const auto dtype = compute_dtype(features_);
   auto features = to(features_, dtype);
   const bool rows = is_channels_last(features);
   if (!rows) features = contiguous(features);
   const auto weight = contiguous(to(weight_, dtype));
   const auto labels = contiguous(to(labels_, ScalarType::Long));
-  const ClassLogitsShape s{
-      features.size(0), features.size(1), features.size(2), features.size(3), weight.size(0)};
+  const ClassLogitsShape s{features.size(0), features.size(1), features.size(2), features.size(3),
+                           weight.size(0)};
   auto out = empty(features, {s.rois, s.height, s.width}, dtype);
   std::optional<Tensor> bias;
   if (bias_) bias = contiguous(to(*bias_, dtype));

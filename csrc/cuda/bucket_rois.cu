@@ -1,5 +1,3 @@
-#include "ops/bucket_rois.h"
-
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/macros.h>
@@ -7,6 +5,8 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <tuple>
+
+#include "ops/bucket_rois.h"
 
 namespace dynamask {
 namespace {
@@ -19,9 +19,9 @@ constexpr int kMaxStates = 32;
 
 // One block sorts all RoIs. A thread owns a contiguous run of them, so that places handed out in
 // thread order are stable. Bound by latency: N is at most a few thousand.
-__global__ void bucket_rois_kernel(
-    const int64_t* state, int64_t n, int64_t num_states, int64_t* order, int64_t* inverse,
-    int64_t* counts, int64_t* offsets) {
+__global__ void bucket_rois_kernel(const int64_t* state, int64_t n, int64_t num_states,
+                                   int64_t* order, int64_t* inverse, int64_t* counts,
+                                   int64_t* offsets) {
   __shared__ int first[kMaxStates + 1][kThreads];  // per bucket and thread: count, then first place
   __shared__ int64_t start[kMaxStates + 2];
   const int t = threadIdx.x;
@@ -56,12 +56,10 @@ __global__ void bucket_rois_kernel(
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> bucket_rois(const Tensor& state_, int64_t num_states) {
-  STD_TORCH_CHECK(
-      num_states <= kMaxStates, "bucket_rois: expected at most ", kMaxStates, " states, got ",
-      num_states);
+  STD_TORCH_CHECK(num_states <= kMaxStates, "bucket_rois: expected at most ", kMaxStates,
+                  " states, got ", num_states);
   const torch::stable::accelerator::DeviceGuard guard(state_.get_device());
-  const auto state =
-      torch::stable::contiguous(torch::stable::to(state_, ScalarType::Long));
+  const auto state = torch::stable::contiguous(torch::stable::to(state_, ScalarType::Long));
   const int64_t n = state.numel();
   auto order = torch::stable::new_empty(state, {n});
   auto inverse = torch::stable::new_empty(state, {n});

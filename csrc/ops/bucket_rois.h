@@ -5,7 +5,8 @@
 //   inverse  the place of each RoI: inverse[order[j]] = j
 //   counts   how many RoIs have each state
 //   offsets  offsets[b] is the place where the b-th bucket starts; bucket b holds state
-//            num_states - 1 - b. RoIs of state >= s are the prefix of length offsets[num_states - s].
+//            num_states - 1 - b. RoIs of state >= s are the prefix of length offsets[num_states -
+//            s].
 
 #pragma once
 

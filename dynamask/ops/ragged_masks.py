@@ -34,7 +34,7 @@ class RaggedMasks(NamedTuple):
         """Takes [N, S, S], a list of [S, S] of any sizes, or ragged masks already.
 
         Raises:
-            ValueError: if a mask is not square, or the flat buffer has not the length the sizes say.
+            ValueError: if a mask is not square.
         """
         if isinstance(masks, RaggedMasks):
             check_dims(op, "masks.values", masks.values, "T")

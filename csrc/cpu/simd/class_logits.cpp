@@ -39,7 +39,7 @@ void rows(const T* features, const T* weight, T bias, T* out, int64_t c, int64_t
 }  // namespace
 
 extern const ClassLogitsKernels class_logits_kernels;
-const ClassLogitsKernels class_logits_kernels = {
-    {&planes<float>, &rows<float>}, {&planes<double>, &rows<double>}};
+const ClassLogitsKernels class_logits_kernels = {{&planes<float>, &rows<float>},
+                                                 {&planes<double>, &rows<double>}};
 
 }  // namespace dynamask::simd::DYNAMASK_VARIANT

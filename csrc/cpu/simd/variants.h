@@ -28,23 +28,34 @@ InstructionSet instruction_set();
 }  // namespace dynamask::simd
 
 #if defined(__x86_64__)
-#define DYNAMASK_DECLARE_VARIANTS(Table, name)         \
-  namespace dynamask::simd {                           \
-  namespace baseline { extern const Table name; }      \
-  namespace avx2 { extern const Table name; }          \
-  namespace avx512 { extern const Table name; }        \
-  inline const Table& name() {                         \
-    switch (instruction_set()) {                       \
-      case InstructionSet::avx512: return avx512::name; \
-      case InstructionSet::avx2: return avx2::name;    \
-      default: return baseline::name;                  \
-    }                                                  \
-  }                                                    \
+#define DYNAMASK_DECLARE_VARIANTS(Table, name) \
+  namespace dynamask::simd {                   \
+  namespace baseline {                         \
+  extern const Table name;                     \
+  }                                            \
+  namespace avx2 {                             \
+  extern const Table name;                     \
+  }                                            \
+  namespace avx512 {                           \
+  extern const Table name;                     \
+  }                                            \
+  inline const Table& name() {                 \
+    switch (instruction_set()) {               \
+      case InstructionSet::avx512:             \
+        return avx512::name;                   \
+      case InstructionSet::avx2:               \
+        return avx2::name;                     \
+      default:                                 \
+        return baseline::name;                 \
+    }                                          \
+  }                                            \
   }
 #else
-#define DYNAMASK_DECLARE_VARIANTS(Table, name)                       \
-  namespace dynamask::simd {                                         \
-  namespace baseline { extern const Table name; }                    \
-  inline const Table& name() { return baseline::name; }              \
+#define DYNAMASK_DECLARE_VARIANTS(Table, name)          \
+  namespace dynamask::simd {                            \
+  namespace baseline {                                  \
+  extern const Table name;                              \
+  }                                                     \
+  inline const Table& name() { return baseline::name; } \
   }
 #endif

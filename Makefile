@@ -1,0 +1,58 @@
+# `make demo` and `make test` start from a bare clone: Python 3.10 or newer and a C++ compiler.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -c constraints.txt
+TORCH ?= 2.13.0
+
+.PHONY: demo test bench lint format wheel test-other-torch clean
+
+demo: $(VENV)/installed
+	$(BIN)/dynamask demo
+
+# The operator tests run once per instruction set; everything else runs once.
+test: $(VENV)/installed
+	OMP_NUM_THREADS=1 DYNAMASK_SIMD=baseline $(BIN)/python -m pytest -q -n auto tests/ops
+	OMP_NUM_THREADS=1 DYNAMASK_SIMD=avx2 $(BIN)/python -m pytest -q -n auto tests/ops
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto tests
+
+bench: $(VENV)/installed
+	$(BIN)/python -m pytest benchmarks --write
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu')
+
+format: $(VENV)/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu')
+
+# One wheel for every torch from 2.11 on (per Python version, for the pybind11 module).
+wheel: $(VENV)/installed
+	$(BIN)/python -m pip wheel --no-build-isolation --no-deps -w dist .
+
+# The wheel of this torch, tested on another: make test-other-torch TORCH=2.13.0
+test-other-torch: wheel
+	$(PYTHON) -m venv $(VENV)-$(TORCH)
+	$(VENV)-$(TORCH)/bin/python -m pip install -q torch==$(TORCH) 'numpy<2.4' pytest pytest-xdist pycocotools
+	$(VENV)-$(TORCH)/bin/python -m pip install -q --no-deps --force-reinstall dist/*.whl
+	cp -r tests/conftest.py tests/ops $$(mktemp -d $(VENV)-$(TORCH)/tests.XXXX)
+	cd $$(ls -td $(VENV)-$(TORCH)/tests.* | head -1) && OMP_NUM_THREADS=1 ../bin/python -m pytest -q -n auto --import-mode=importlib .
+
+# The stamp holds what was installed; a change of these files installs again.
+$(VENV)/installed: pyproject.toml setup.py CMakeLists.txt constraints.txt $(shell find csrc -type f 2>/dev/null)
+	@command -v c++ >/dev/null || command -v g++ >/dev/null || \
+	  { echo "dynamask: no C++ compiler found. Install one, for example: apt install g++"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	  { echo "dynamask: $(PYTHON) cannot make a virtual environment. Install its venv module, for example: apt install python3-venv"; exit 2; }
+	$(PIP) torch torchvision numpy
+	$(PIP) 'setuptools>=70.1' cmake ninja pybind11
+	$(PIP) --no-build-isolation -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf build dist *.egg-info dynamask/*.so
