@@ -45,9 +45,14 @@ class Polygons(NamedTuple):
     @staticmethod
     def cat(many: "Sequence[Polygons]") -> "Polygons":
         """The instances of several, one after the other."""
-        vertices = [torch.empty(0, 2)] + [p.vertices for p in many]
-        rings, instances = [torch.zeros(1, dtype=torch.int64)], [torch.zeros(1, dtype=torch.int64)]
+        if len(many) == 0:
+            return Polygons.of([])
+        vertices = torch.cat([p.vertices for p in many])
+        rings, instances = [many[0].rings[:1]], [many[0].instances[:1]]
+        corners = outlines = 0  # so far
         for p in many:
-            rings.append(p.rings[1:] + rings[-1][-1])
-            instances.append(p.instances[1:] + instances[-1][-1])
-        return Polygons(torch.cat(vertices), torch.cat(rings), torch.cat(instances))
+            rings.append(p.rings[1:] + corners)
+            instances.append(p.instances[1:] + outlines)
+            corners += p.vertices.shape[0]
+            outlines += p.rings.shape[0] - 1
+        return Polygons(vertices, torch.cat(rings), torch.cat(instances))

@@ -1,0 +1,143 @@
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dynamask.models.backbone import Backbone
+from dynamask.models.box_head import BoxHead
+from dynamask.models.images import ImageBatch, check_images
+from dynamask.models.instances import Instances
+from dynamask.models.mask_branch import MaskBranch
+from dynamask.models.postprocess import PostProcess
+from dynamask.models.proposals import RegionProposalNetwork
+from dynamask.models.selection import Selection
+from dynamask.ops import Polygons, RaggedMasks
+from dynamask.prediction import Prediction
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Detector(nn.Module):
+    """Finds objects and their masks: a two-stage detector with a mask branch of any kind.
+
+    Args:
+        backbone: Images to feature maps P2 ... P6.
+        rpn: Feature maps to proposals.
+        box_head: Proposals to classes and better boxes.
+        postprocess: From those to the detections of each image.
+        mask_branch: Masks of detections: a module such as
+            :class:`~dynamask.models.mask_rcnn_head.MaskRCNNHead`.
+        mask_rois: Most RoIs of one image that the mask branch is trained on.
+        image_mean: Subtracted from every pixel, by channel.
+        image_std: Divided by.
+    """
+
+    mask_branch: MaskBranch
+    image_mean: Tensor
+    image_std: Tensor
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        rpn: RegionProposalNetwork,
+        box_head: BoxHead,
+        postprocess: PostProcess,
+        mask_branch: MaskBranch,
+        mask_rois: int = 128,
+        image_mean: Sequence[float] = IMAGENET_MEAN,
+        image_std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.rpn = rpn
+        self.box_head = box_head
+        self.postprocess = postprocess
+        self.mask_branch = mask_branch
+        self.mask_rois = mask_rois
+        self.num_classes = box_head.num_classes
+        for name, values in (("image_mean", image_mean), ("image_std", image_std)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[dict] | None = None
+    ) -> dict[str, Tensor] | list[Prediction]:
+        """Losses in training mode, otherwise what is in each image.
+
+        Args:
+            images: RGB images [3, H, W] of any sizes, floats in 0..1.
+            targets: For training, of each image: ``boxes`` [G, 4] as (x0, y0, x1, y1) in pixels,
+                ``labels`` [G] int64 in 0..num_classes - 1, ``polygons``: the G outlines.
+
+        Returns:
+            In training: ``rpn_objectness``, ``rpn_box``, ``class``, ``box`` and those of the mask
+            branch, each a scalar. Otherwise one :class:`~dynamask.prediction.Prediction` per image,
+            in its pixels.
+
+        Raises:
+            TypeError: if an image is not of a floating-point dtype.
+            ValueError: if an image is not [3, H, W], or targets are missing in training.
+        """
+        batch = self.batch(images)
+        features = self.backbone(batch.pixels)
+        if self.training:
+            return self.losses(batch, features, targets)
+        detections = self.detect(batch, features)
+        return self.predictions(batch, features, detections)
+
+    def batch(self, images: Sequence[Tensor]) -> ImageBatch:
+        """Normalises images and pads them to one size."""
+        check_images(images)
+        batch = ImageBatch.of([(image - self.image_mean) / self.image_std for image in images])
+        pixels = batch.pixels.contiguous(memory_format=torch.channels_last)
+        return batch._replace(pixels=pixels)
+
+    def losses(
+        self, batch: ImageBatch, features: list[Tensor], targets: Sequence[dict] | None
+    ) -> dict[str, Tensor]:
+        """Every loss of a training step."""
+        if targets is None or len(targets) != len(batch.sizes):
+            count = None if targets is None else len(targets)
+            raise ValueError(f"detector: expected {len(batch.sizes)} targets, got {count}")
+        proposals, losses = self.rpn(features, batch, targets)
+        rois = self.box_head.sample(proposals, targets)
+        losses |= self.box_head.loss(features, rois)
+
+        instances, index = rois.positive(self.mask_rois)
+        outlines = Polygons.cat([target["polygons"] for target in targets])
+        context = self.mask_branch.context(features, batch)
+        codes = self.mask_branch(context, instances)
+        return losses | self.mask_branch.loss(codes, context, instances, (outlines, index))
+
+    def detect(self, batch: ImageBatch, features: list[Tensor]) -> Selection:
+        """A fixed number of boxes per image, ``groups`` being their labels: all shapes static."""
+        proposals, _ = self.rpn(features, batch)
+        rois = batch_rois(proposals.boxes)
+        logits, deltas = self.box_head(features, rois)
+        return self.postprocess(logits, deltas, proposals, batch.limits, self.box_head.coder)
+
+    def predictions(
+        self, batch: ImageBatch, features: list[Tensor], detections: Selection
+    ) -> list[Prediction]:
+        """Masks of the boxes that are there, and all of it image by image."""
+        image, slot = detections.valid.nonzero(as_tuple=True)
+        boxes, labels = detections.boxes[image, slot], detections.groups[image, slot]
+        instances = Instances(boxes, labels, image)
+        context = self.mask_branch.context(features, batch)
+        codes = self.mask_branch(context, instances)
+        masks = self.mask_branch.decode(codes, instances, batch.sizes)
+
+        counts = detections.valid.sum(1).tolist()
+        sizes = masks.sizes.split(counts)
+        values = masks.values.split([int((size * size).sum()) for size in sizes])
+        scores = detections.scores[image, slot]
+        columns = boxes.split(counts), scores.split(counts), labels.split(counts)
+        ragged = [RaggedMasks(*pair) for pair in zip(values, sizes)]
+        return [Prediction(*row) for row in zip(*columns, ragged, batch.sizes)]
+
+
+def batch_rois(boxes: Tensor) -> Tensor:
+    """Boxes [B, K, 4] as the RoI operators take them: (image, x0, y0, x1, y1) [B * K, 5]."""
+    image = torch.arange(boxes.shape[0], dtype=boxes.dtype, device=boxes.device)
+    return torch.cat([image[:, None, None].expand(-1, boxes.shape[1], 1), boxes], 2).flatten(0, 1)
