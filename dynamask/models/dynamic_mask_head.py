@@ -1,0 +1,250 @@
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dynamask.models.instances import Instances
+from dynamask.models.mask_losses import (
+    bce_of_all_sizes,
+    budget_loss,
+    chosen_size_loss,
+    entropy_loss,
+    every_size_loss,
+    weighted_by_size,
+)
+from dynamask.models.region_pyramid import MaskContext, RegionPyramid
+from dynamask.models.selector import Selection, Selector
+from dynamask.ops import Polygons, RaggedMasks, edge_targets, mask_targets, multiscale_roi_align
+
+FULL_COST = 1.3945  # GMACs of the largest mask with the paper's 256 channels
+SWITCH_INPUTS = {"roi_14": 14, "p2_28": 28, "p2_56": 56}
+
+
+class TrainingCodes(NamedTuple):
+    """Logits of every RoI at every size: mask and edge, each a list of [N, S, S]."""
+
+    masks: list[Tensor]
+    edges: list[Tensor]
+    selection: Selection | None
+
+
+def scaled_budget(budget: float, costs: Sequence[float]) -> float:
+    """A budget meant for the paper's 256 channels as GMACs of a head with these ``costs``."""
+    return budget * costs[-1] / FULL_COST
+
+
+class DynamicMaskHead(nn.Module):
+    """The mask branch of DynaMask: each instance gets the mask size it needs, and costs no more.
+
+    In training every RoI passes all of the region pyramid. In inference RoIs are sorted by the size
+    chosen for them, every stage works on those that need it, and each RoI's logits are computed at
+    its own exit.
+
+    Args:
+        num_classes: Classes, without background.
+        in_channels: Channels of the image pyramid.
+        channels: Channels of the RoI features at 14 x 14, halved by every stage; a multiple of 8.
+        strides: Pixels per cell of P2 to P5.
+        mode: How sizes are chosen: ``"dynamic"``, ``"fixed=k"`` or ``"size"``; see
+            :class:`Selector`, which stands under ``selector``.
+        budget: Mean GMACs per mask that training aims at; by default the paper's 1.0, scaled to the
+            channels of this head.
+        lambda1: Weight of the edge loss.
+        lambda2: Weight of the budget and entropy losses.
+        budget_form: See :func:`budget_loss`.
+        edge_union: Whether edge targets are as thick as in the authors' code.
+        aux_all_stages: Weight of a mask loss at every size while the switch trains.
+        switch_input: What the switch sees: ``"roi_14"``, the RoI features of the masks, or
+            ``"p2_28"`` or ``"p2_56"``, crops of P2. Its gradient never reaches the pyramid.
+        squeeze: Whether the switch starts with squeeze-and-excitation.
+        temperature: Of the switch's random choice in training.
+        size_rounding: See :func:`states_by_box_size`.
+        level_rule: Which pyramid level an RoI reads; see :func:`multiscale_roi_align`.
+        sampling_ratio: Samples per cell side of the 14 x 14 features; -1: by the size of the cell.
+
+    Attributes:
+        costs: GMACs of a mask of each size, from the weights of this head; may be overridden.
+        switch_enabled: False while all sizes train and nobody chooses (phase one).
+        last_counts: RoIs per mask size of the latest call.
+        last_macs: MACs of the latest inference call, summed as it ran; without the switch and
+            without what runs once per image.
+    """
+
+    sizes = RegionPyramid.sizes
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int = 256,
+        channels: int = 256,
+        *,
+        strides: Sequence[int] = (4, 8, 16, 32),
+        mode: str = "dynamic",
+        budget: float | None = None,
+        lambda1: float = 0.1,
+        lambda2: float = 0.4,
+        budget_form: str = "paper",
+        edge_union: bool = False,
+        aux_all_stages: float = 0.0,
+        switch_input: str = "roi_14",
+        squeeze: bool = True,
+        temperature: float = 0.5,
+        size_rounding: str = "ceil",
+        level_rule: str = "detectron2",
+        sampling_ratio: int = -1,
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"DynamicMaskHead: expected num_classes >= 1, got {num_classes}")
+        if channels < 8 or channels % 8 != 0:
+            raise ValueError(f"DynamicMaskHead: expected channels a multiple of 8, got {channels}")
+        if switch_input not in SWITCH_INPUTS:
+            raise ValueError(
+                f"DynamicMaskHead: expected switch_input one of {list(SWITCH_INPUTS)}, "
+                f"got {switch_input!r}"
+            )
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.scales = [1 / stride for stride in strides]
+        self.lambda1 = lambda1
+        self.lambda2 = lambda2
+        self.budget_form = budget_form
+        self.edge_union = edge_union
+        self.aux_all_stages = aux_all_stages
+        self.switch_input = switch_input
+        self.level_rule = level_rule
+        self.sampling_ratio = sampling_ratio
+        self.switch_enabled = True
+
+        self.pyramid = RegionPyramid(num_classes, in_channels, channels, strides)
+        self.selector = Selector(
+            self.sizes,
+            in_channels,
+            SWITCH_INPUTS[switch_input],
+            mode=mode,
+            squeeze=squeeze,
+            temperature=temperature,
+            rounding=size_rounding,
+        )
+        self.costs = [macs / 1e9 for macs in self.pyramid.mask_macs()]
+        self.budget = scaled_budget(1.0, self.costs) if budget is None else budget
+        self.last_counts = [0] * len(self.sizes)
+        self.last_macs = 0
+
+    def uncounted_modules(self) -> list[nn.Module]:
+        """Modules that are no part of a mask's cost: the switch and what runs once per image."""
+        return [self.selector, *(stage.project_level for stage in self.pyramid.stages)]
+
+    def context(
+        self, features: Sequence[Tensor], images: Tensor | Sequence[tuple[int, int]]
+    ) -> MaskContext:
+        """Takes the image pyramid in.
+
+        Args:
+            features: P2, P3, P4, P5 and perhaps more [B, C, H, W].
+            images: The batch [B, 3, H, W], or (height, width) of each image in it, by which the
+                size rule can tell an image from its padding.
+        """
+        used = [f.contiguous(memory_format=torch.channels_last) for f in features[:4]]
+        if isinstance(images, Tensor):
+            areas = [float(images.shape[2] * images.shape[3])] * images.shape[0]
+        else:
+            areas = [float(height * width) for height, width in images]
+        return MaskContext(used, torch.tensor(areas, device=used[0].device))
+
+    def forward(self, context: MaskContext, instances: Instances) -> TrainingCodes | RaggedMasks:
+        """Logits of all sizes in training; in inference those of the chosen sizes."""
+        features = self.roi_features(context, instances)
+        if self.training:
+            selection = None
+            if self.switch_enabled and len(instances) > 0:
+                selection = self._select(context, instances, features)
+                self.last_counts = selection.state.bincount(minlength=len(self.sizes)).tolist()
+            return TrainingCodes(*self.pyramid.every_size(features, context, instances), selection)
+
+        if self.switch_enabled or not self.selector.is_learned:
+            state = self._select(context, instances, features).state
+        else:  # nobody has taught the switch yet
+            state = torch.full_like(instances.labels, len(self.sizes) - 1)
+        done = self.pyramid.dispatch(features, context, instances, state)
+        self.last_counts, self.last_macs = done.counts, done.macs
+        return done.logits
+
+    def loss(
+        self,
+        codes: TrainingCodes,
+        context: MaskContext,
+        instances: Instances,
+        targets: tuple[Polygons, Tensor],
+    ) -> dict[str, Tensor]:
+        """Losses to be summed, weights included.
+
+        Args:
+            codes: What :meth:`forward` returned in training.
+            context: What it was given.
+            instances: What it was given.
+            targets: The outlines of the whole batch, and which of them each RoI is to find [N].
+        """
+        if len(instances) == 0:
+            return self._no_loss(context)
+        polygons, index = targets
+        masks = mask_targets(polygons, instances.boxes, index, self.sizes)
+        masks = [mask.to(instances.boxes.device) for mask in masks]
+        edges = [edge_targets(mask, self.edge_union) for mask in masks]
+        mask_bce = bce_of_all_sizes(codes.masks, masks)
+        edge_bce = bce_of_all_sizes(codes.edges, edges)
+        if codes.selection is None:
+            return every_size_loss(mask_bce, edge_bce, self.lambda1)
+
+        _, choice, probabilities = codes.selection
+        losses = chosen_size_loss(mask_bce, edge_bce, choice, self.lambda1)
+        if self.aux_all_stages:
+            losses["loss_mask_all"] = self.aux_all_stages * weighted_by_size(mask_bce)
+        if probabilities is not None:
+            over = budget_loss(choice, self.costs, self.budget, self.budget_form)
+            losses["loss_budget"] = self.lambda2 * over
+            losses["loss_entropy"] = self.lambda2 * entropy_loss(probabilities)
+        return losses
+
+    def decode(
+        self,
+        codes: RaggedMasks,
+        instances: Instances,
+        image_sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> RaggedMasks:
+        """Logits to probabilities, in the order of ``instances``."""
+        return RaggedMasks(codes.values.float().sigmoid(), codes.sizes)
+
+    def roi_features(self, context: MaskContext, instances: Instances) -> Tensor:
+        """What the mask branch starts from [N, C, 14, 14], channels_last."""
+        return multiscale_roi_align(
+            context.features,
+            instances.rois,
+            self.sizes[0],
+            self.scales,
+            self.sampling_ratio,
+            True,
+            level_rule=self.level_rule,
+        )
+
+    def _select(self, context: MaskContext, instances: Instances, features: Tensor) -> Selection:
+        if self.selector.is_learned and self.switch_input != "roi_14":
+            features = multiscale_roi_align(
+                context.features[:1],
+                instances.rois,
+                SWITCH_INPUTS[self.switch_input],
+                self.scales[:1],
+                self.sampling_ratio,
+                True,
+            )
+        return self.selector(instances, context.image_areas, features.detach())
+
+    def _no_loss(self, context: MaskContext) -> dict[str, Tensor]:
+        """Zeros that reach every parameter and the pyramid, for a step without a positive RoI."""
+        reached = [p.sum() for p in self.parameters()] + [f.sum() for f in context.features]
+        zero = 0.0 * torch.stack([value.float() for value in reached]).sum()
+        names = ["loss_mask", "loss_edge"]
+        if self.switch_enabled and self.selector.is_learned:
+            names += ["loss_budget", "loss_entropy"]
+        return dict.fromkeys(names, zero)

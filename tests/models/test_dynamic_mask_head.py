@@ -1,0 +1,220 @@
+"""The mask branch as a whole: what it puts out, what it runs, what it trains."""
+
+import pytest
+import torch
+
+from dynamask.models.dynamic_mask_head import DynamicMaskHead
+from dynamask.models.instances import Instances
+from dynamask.models.macs import count_macs
+from dynamask.ops import Polygons, RaggedMasks
+
+CLASSES, CHANNELS, IMAGE = 5, 32, (128, 160)
+SIZES = (14, 28, 56, 112)
+
+
+def pyramid(requires_grad=False):
+    """P2 to P6 of two images."""
+    height, width = IMAGE
+    return [
+        torch.randn(2, CHANNELS, height // s, width // s, requires_grad=requires_grad)
+        for s in (4, 8, 16, 32, 64)
+    ]
+
+
+def some_instances(count):
+    corner = torch.rand(count, 2) * 80
+    boxes = torch.cat([corner, corner + 8 + torch.rand(count, 2) * 40], 1)
+    return Instances(boxes, torch.randint(CLASSES, (count,)), torch.randint(2, (count,)))
+
+
+def outlines(instances):
+    corners = instances.boxes.tolist()
+    return Polygons.of([[[x0, y0, x1, y0, x1, y1, x0, y1]] for x0, y0, x1, y1 in corners])
+
+
+def a_head(**options):
+    return DynamicMaskHead(CLASSES, CHANNELS, CHANNELS, **options)
+
+
+def choose(head, monkeypatch, states):
+    """Makes the switch prefer the given states, in order of the instances."""
+    logits = torch.nn.functional.one_hot(torch.tensor(states), 4).float()
+    monkeypatch.setattr(head.selector.switch, "forward", lambda features: logits)
+
+
+def step(head, instances, features=None):
+    features = pyramid() if features is None else features
+    context = head.context(features, [IMAGE, IMAGE])
+    codes = head(context, instances)
+    targets = outlines(instances), torch.arange(len(instances))
+    return codes, head.loss(codes, context, instances, targets)
+
+
+def test_training_gives_every_size_of_every_roi():
+    codes, _ = step(a_head(), some_instances(3))
+    for logits in (codes.masks, codes.edges):
+        assert [tuple(x.shape) for x in logits] == [(3, s, s) for s in SIZES]
+
+
+def test_stages_halve_channels_and_double_sizes():
+    head = a_head().eval()
+    seen = []
+    for stage in head.pyramid.stages:
+        stage.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    instances = some_instances(3)
+    head.selector.mode = "fixed=112"
+    with torch.no_grad():
+        head(head.context(pyramid(), [IMAGE, IMAGE]), instances)
+    assert [tuple(x.shape) for x in seen] == [(3, 16, 28, 28), (3, 8, 56, 56), (3, 4, 112, 112)]
+
+
+@pytest.mark.parametrize("mode", ["dynamic", "size", "fixed=0", "fixed=3"])
+def test_dispatch_equals_running_everything_and_picking(mode, monkeypatch):
+    head, instances = a_head(mode=mode).eval(), some_instances(9)
+    choose(head, monkeypatch, [0, 3, 1, 1, 2, 0, 3, 2, 0])
+    for stage in head.pyramid.stages:  # offsets that move something
+        torch.nn.init.normal_(stage.offset1.weight, std=0.05)
+        torch.nn.init.normal_(stage.offset2.weight, std=0.05)
+    with torch.no_grad():
+        context = head.context(pyramid(), [IMAGE, IMAGE])
+        logits = head(context, instances)
+        features = head.roi_features(context, instances)
+        everything, _ = head.pyramid.every_size(features, context, instances)
+    states = [SIZES.index(size) for size in logits.sizes.tolist()]
+    assert head.last_counts == [states.count(k) for k in range(4)]
+    for n, (k, mask) in enumerate(zip(states, logits.split())):
+        torch.testing.assert_close(mask, everything[k][n], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("states", [[0, 0, 0], [2, 0, 1], [3, 1, 3], [1]])
+def test_executed_macs_are_the_sum_of_the_chosen_costs(states, monkeypatch):
+    head = a_head().eval()
+    choose(head, monkeypatch, states)
+    with torch.no_grad(), count_macs(head, head.uncounted_modules()) as counted:
+        head(head.context(pyramid(), [IMAGE, IMAGE]), some_instances(len(states)))
+    expected = sum(round(head.costs[k] * 1e9) for k in states)
+    assert counted.total == head.last_macs == expected
+
+
+def test_nobody_needs_a_stage_nobody_runs_it(monkeypatch):
+    head = a_head().eval()
+
+    def never(*args):
+        raise AssertionError("a stage ran that no RoI needs")
+
+    for k in range(4):
+        choose(head, monkeypatch, [k, 0, k])
+        context = head.context(pyramid(), [IMAGE, IMAGE])
+        with monkeypatch.context() as patch, torch.no_grad():
+            for stage in head.pyramid.stages[k:]:
+                patch.setattr(stage, "forward", never)
+                patch.setattr(stage, "project", never)
+            head(context, some_instances(3))
+
+
+def test_inference_repeats_itself():
+    head, instances, features = a_head().eval(), some_instances(6), pyramid()
+    with torch.no_grad():
+        first, second = (head(head.context(features, [IMAGE] * 2), instances) for _ in range(2))
+    assert torch.equal(first.values, second.values)
+    assert torch.equal(first.sizes, second.sizes)
+
+
+def test_decode_gives_probabilities_in_order():
+    head, instances = a_head(mode="size").eval(), some_instances(4)
+    context = head.context(pyramid(), [IMAGE, IMAGE])
+    with torch.no_grad():
+        logits = head(context, instances)
+        masks = head.decode(logits, instances, [IMAGE, IMAGE])
+    assert isinstance(masks, RaggedMasks)
+    assert torch.equal(masks.values, logits.values.sigmoid())
+    assert [len(mask) for mask in masks.split()] == masks.sizes.tolist()
+
+
+@pytest.mark.parametrize("switch_enabled", [True, False])
+def test_no_instances(switch_enabled):
+    head, nobody = a_head(), some_instances(0)
+    head.switch_enabled = switch_enabled
+    features = pyramid(requires_grad=True)
+    _, losses = step(head, nobody, features)
+    assert set(losses) == set(step(head, some_instances(2))[1])
+    sum(losses.values()).backward()
+    assert all(not p.grad.any() for p in [*head.parameters(), *features[:4]])
+
+    head.eval()
+    with torch.no_grad():
+        masks = head.decode(head(head.context(pyramid(), [IMAGE] * 2), nobody), nobody)
+    assert masks.values.numel() == masks.sizes.numel() == head.last_macs == 0
+
+
+def test_phase_one_trains_all_sizes_and_no_switch():
+    head = a_head()
+    head.switch_enabled = False
+    codes, losses = step(head, some_instances(3))
+    assert codes.selection is None
+    assert set(losses) == {"loss_mask", "loss_edge"}
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in head.pyramid.parameters())
+    assert all(p.grad is None for p in head.selector.parameters())
+
+
+def test_before_the_switch_is_trained_masks_are_large():
+    head = a_head().eval()
+    head.switch_enabled = False
+    with torch.no_grad():
+        head(head.context(pyramid(), [IMAGE, IMAGE]), some_instances(3))
+    assert head.last_counts == [0, 0, 0, 3]
+
+
+def test_phase_two_trains_everything():
+    head, features = a_head(budget=1e-3), pyramid(requires_grad=True)
+    _, losses = step(head, some_instances(4), features)
+    assert set(losses) == {"loss_mask", "loss_edge", "loss_budget", "loss_entropy"}
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in head.parameters())
+    assert all(f.grad.abs().sum() > 0 for f in features[:3])
+
+
+@pytest.mark.parametrize("switch_input", ["roi_14", "p2_28", "p2_56"])
+def test_switch_sends_no_gradient_into_the_pyramid(switch_input):
+    head, features = a_head(budget=1e-3, switch_input=switch_input), pyramid(requires_grad=True)
+    _, losses = step(head, some_instances(4), features)
+    (losses["loss_budget"] + losses["loss_entropy"]).backward()
+    assert all(f.grad is None for f in features)
+    assert head.selector.switch.conv1.weight.grad.abs().sum() > 0
+
+
+def test_only_the_chosen_exit_trains(monkeypatch):
+    head = a_head(mode="fixed=1")
+    _, losses = step(head, some_instances(3))
+    assert set(losses) == {"loss_mask", "loss_edge"}
+    sum(losses.values()).backward()
+    trained = [bool(exit.mask.weight.grad.any()) for exit in head.pyramid.exits]
+    assert trained == [False, True, False, False]
+
+
+def test_auxiliary_loss_keeps_every_size_trained():
+    head = a_head(mode="fixed=1", aux_all_stages=0.5)
+    _, losses = step(head, some_instances(3))
+    sum(losses.values()).backward()
+    assert all(exit.mask.weight.grad.any() for exit in head.pyramid.exits)
+
+
+def test_default_budget_follows_the_channels():
+    assert DynamicMaskHead(80).budget == pytest.approx(1.0, rel=1e-3)
+    narrow = a_head()
+    assert narrow.budget / narrow.costs[-1] == pytest.approx(1.0 / 1.3945)
+    assert a_head(budget=0.5).budget == 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_classes": 0}, "expected num_classes >= 1, got 0"),
+        ({"channels": 20}, "expected channels a multiple of 8, got 20"),
+        ({"switch_input": "p3"}, "expected switch_input one of .*, got 'p3'"),
+    ],
+)
+def test_says_what_is_wrong(options, message):
+    with pytest.raises(ValueError, match=f"DynamicMaskHead: {message}"):
+        DynamicMaskHead(**{"num_classes": 3, **options})
