@@ -94,18 +94,18 @@ def resnet_fpn(
         name: torchvision's name of it: ``resnet50``, ``resnext101_32x8d``, ...
         norm: ``frozen_bn`` (fixed statistics: only sensible with trained weights), ``bn``, ``gn``.
         weights: A file with torchvision's state dict of this ResNet. Nothing is downloaded.
-        trainable_stages: See :class:`Backbone`. By default 3 with weights (stem and layer1 stay
-            as they are), else all 5.
+        trainable_stages: See :class:`Backbone`. By default 3 with ``frozen_bn`` (stem and layer1
+            stay as they are), else all 5.
         out_channels: Channels of every level of the pyramid.
 
     Raises:
         ValueError: if torchvision has no such ResNet, or the weights are not of this one.
     """
-    names = torchvision.models.list_models(module=torchvision.models.resnet)
+    names = torchvision.models.list_models(torchvision.models, include=["*resnet*", "*resnext*"])
     if name not in names:
         raise ValueError(f"backbone: expected one of {', '.join(names)}, got {name!r}")
     if trainable_stages is None:
-        trainable_stages = 5 if weights is None else 3
+        trainable_stages = 3 if norm == "frozen_bn" else 5
     body = torchvision.models.get_model(name, weights=None, norm_layer=norm_layer(norm))
     in_channels = [body.inplanes // 8 * 2**i for i in range(4)]
     backbone = Backbone(

@@ -8,8 +8,8 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler,
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import box_iou
 
+from dynamask.models.box_selection import BoxSelection
 from dynamask.models.instances import Instances
-from dynamask.models.selection import Selection
 from dynamask.ops import multiscale_roi_align
 
 
@@ -111,7 +111,7 @@ class BoxHead(nn.Module):
         return logits.float(), deltas.float().unflatten(1, (-1, 4))
 
     @torch.no_grad()
-    def sample(self, proposals: Selection, targets: Sequence[dict]) -> SampledRoIs:
+    def sample(self, proposals: BoxSelection, targets: Sequence[dict]) -> SampledRoIs:
         """Matches proposals and true boxes with the truth; draws a sample of every image."""
         sampled, first = [], 0
         for image, target in enumerate(targets):

@@ -5,12 +5,12 @@ from torch import Tensor, nn
 
 from dynamask.models.backbone import Backbone
 from dynamask.models.box_head import BoxHead
+from dynamask.models.box_selection import BoxSelection
 from dynamask.models.images import ImageBatch, check_images
 from dynamask.models.instances import Instances
 from dynamask.models.mask_branch import MaskBranch
 from dynamask.models.postprocess import PostProcess
 from dynamask.models.proposals import RegionProposalNetwork
-from dynamask.models.selection import Selection
 from dynamask.ops import Polygons, RaggedMasks
 from dynamask.prediction import Prediction
 
@@ -106,11 +106,11 @@ class Detector(nn.Module):
 
         instances, index = rois.positive(self.mask_rois)
         outlines = Polygons.cat([target["polygons"] for target in targets])
-        context = self.mask_branch.context(features, batch)
+        context = self.mask_branch.context(features, batch.sizes)
         codes = self.mask_branch(context, instances)
         return losses | self.mask_branch.loss(codes, context, instances, (outlines, index))
 
-    def detect(self, batch: ImageBatch, features: list[Tensor]) -> Selection:
+    def detect(self, batch: ImageBatch, features: list[Tensor]) -> BoxSelection:
         """A fixed number of boxes per image, ``groups`` being their labels: all shapes static."""
         proposals, _ = self.rpn(features, batch)
         rois = batch_rois(proposals.boxes)
@@ -118,13 +118,13 @@ class Detector(nn.Module):
         return self.postprocess(logits, deltas, proposals, batch.limits, self.box_head.coder)
 
     def predictions(
-        self, batch: ImageBatch, features: list[Tensor], detections: Selection
+        self, batch: ImageBatch, features: list[Tensor], detections: BoxSelection
     ) -> list[Prediction]:
         """Masks of the boxes that are there, and all of it image by image."""
         image, slot = detections.valid.nonzero(as_tuple=True)
         boxes, labels = detections.boxes[image, slot], detections.groups[image, slot]
         instances = Instances(boxes, labels, image)
-        context = self.mask_branch.context(features, batch)
+        context = self.mask_branch.context(features, batch.sizes)
         codes = self.mask_branch(context, instances)
         masks = self.mask_branch.decode(codes, instances, batch.sizes)
 

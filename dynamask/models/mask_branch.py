@@ -3,7 +3,6 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from dynamask.models.images import ImageBatch
 from dynamask.models.instances import Instances
 from dynamask.ops import Polygons, RaggedMasks
 
@@ -14,7 +13,7 @@ class MaskBranch(Protocol):
     ``codes`` are whatever the branch finds useful to describe the mask of each instance.
     """
 
-    def context(self, features: list[Tensor], images: ImageBatch) -> Any:
+    def context(self, features: list[Tensor], image_sizes: Sequence[tuple[int, int]]) -> Any:
         """What the branch needs of a batch, computed once from the maps P2 ... P6."""
 
     def __call__(self, context: Any, instances: Instances) -> Any:

@@ -5,12 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 
-from dynamask.models.images import ImageBatch
 from dynamask.models.instances import Instances
+from dynamask.models.region_pyramid import ClassLogits
 from dynamask.ops import (
     Polygons,
     RaggedMasks,
-    class_logits,
     mask_targets,
     multiscale_roi_align,
 )
@@ -28,6 +27,11 @@ class MaskRCNNHead(nn.Module):
         canonical_scale: Side in pixels of the RoIs that are read at stride 16.
         sampling_ratio: Samples per bin and side of RoIAlign; 0 takes as many as the bin needs.
         aligned: Whether RoIAlign shifts by half a pixel, as is exact.
+
+    Attributes:
+        costs: GMACs of a mask, with the logits of one class (the papers count those of all).
+        last_counts: Masks of the latest call.
+        last_macs: Multiply-accumulates of the latest call.
     """
 
     def __init__(
@@ -46,20 +50,30 @@ class MaskRCNNHead(nn.Module):
         if size % 2 or size <= 0:
             raise ValueError(f"mask_rcnn_head: expected an even size, got {size}")
         self.size = size
+        self.sizes = (size,)
+        self.in_channels = in_channels
         self.scales = [1 / stride for stride in strides]
         self.canonical_scale = canonical_scale
         self.sampling_ratio = sampling_ratio
         self.aligned = aligned
         self.convs = MaskRCNNHeads(in_channels, [channels] * 4, dilation=1)
         self.upsample = nn.ConvTranspose2d(channels, channels, 2, stride=2)
-        self.logits = nn.Conv2d(channels, num_classes, 1)
-        for name, parameter in [*self.upsample.named_parameters(), *self.logits.named_parameters()]:
-            if name == "weight":
-                nn.init.kaiming_normal_(parameter, mode="fan_out", nonlinearity="relu")
-            else:
-                nn.init.zeros_(parameter)
+        nn.init.kaiming_normal_(self.upsample.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.constant_(self.upsample.get_parameter("bias"), 0)
+        self.logits = ClassLogits(channels, num_classes)
+        self.costs = [self.mask_macs() / 1e9]
+        self.last_counts = [0]
+        self.last_macs = 0
 
-    def context(self, features: list[Tensor], images: ImageBatch) -> list[Tensor]:
+    def mask_macs(self) -> int:
+        """Multiply-accumulates of one mask, from the weights."""
+        weights = [conv[0].weight for conv in self.convs] + [self.upsample.weight]
+        cells = (self.size // 2) ** 2
+        return cells * sum(w.numel() for w in weights) + self.size**2 * self.logits.weight.shape[1]
+
+    def context(
+        self, features: list[Tensor], image_sizes: Sequence[tuple[int, int]]
+    ) -> list[Tensor]:
         """What the branch needs of a batch, once: the levels P2 ... P5."""
         return features[: len(self.scales)]
 
@@ -75,7 +89,9 @@ class MaskRCNNHead(nn.Module):
             canonical_scale=self.canonical_scale,
         )
         features = F.relu(self.upsample(self.convs(pooled)))
-        return class_logits(features, self.logits.weight, self.logits.bias, instances.labels)
+        self.last_counts = [len(instances)]
+        self.last_macs = round(len(instances) * self.costs[0] * 1e9)
+        return self.logits(features, instances.labels)
 
     def loss(
         self,

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
 
-from dynamask.models.selection import Selection, clip, select_boxes
+from dynamask.models.box_selection import BoxSelection, clip, select_boxes
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class PostProcess:
         self,
         logits: Tensor,
         deltas: Tensor,
-        proposals: Selection,
+        proposals: BoxSelection,
         limits: Tensor,
         coder: BoxCoder,
-    ) -> Selection:
+    ) -> BoxSelection:
         """Detections whose ``groups`` are their labels.
 
         Args:

@@ -8,8 +8,8 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import box_iou
 
 from dynamask.models.anchors import Anchors
+from dynamask.models.box_selection import BoxSelection, clip, select_boxes
 from dynamask.models.images import ImageBatch
-from dynamask.models.selection import Selection, clip, select_boxes
 
 
 class RegionProposalNetwork(nn.Module):
@@ -54,7 +54,7 @@ class RegionProposalNetwork(nn.Module):
 
     def forward(
         self, features: list[Tensor], images: ImageBatch, targets: Sequence[dict] | None = None
-    ) -> tuple[Selection, dict[str, Tensor]]:
+    ) -> tuple[BoxSelection, dict[str, Tensor]]:
         """Proposals without gradient; in training also ``rpn_objectness`` and ``rpn_box``."""
         logits, deltas = self.head(features)
         # [B, A, H, W] and [B, 4A, H, W] to one row per anchor, in the order of the anchors
@@ -71,7 +71,7 @@ class RegionProposalNetwork(nn.Module):
 
     def select(
         self, logits: list[Tensor], deltas: list[Tensor], anchors: list[Tensor], limits: Tensor
-    ) -> Selection:
+    ) -> BoxSelection:
         """The best boxes of every image, NMS within each level.
 
         Args:

@@ -57,7 +57,9 @@ def load_torchvision(model: nn.Module, state_dict: dict[str, Tensor]) -> list[st
     found = {}
     for key, name in ours.items():
         value = state_dict[key]
-        found[name] = value[1:] if name.startswith("mask_branch.logits.") else value
+        if name.startswith("mask_branch.logits."):  # a row per class, and none for the background
+            value = value[1:].flatten(1) if value.dim() == 4 else value[1:]
+        found[name] = value
     load_checked(model, found, {k: v for k, v in expected.items() if k.startswith(part)})
     return [key for key in state_dict if key not in ours]
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from dynamask.models.backbone import small_fpn
+from dynamask.models.mask_rcnn_head import MaskRCNNHead
 from dynamask.models.presets import dynamask_tiny
 from dynamask.ops import Polygons
 
@@ -24,7 +25,7 @@ def test_a_training_step_gives_finite_losses_and_gradients(images, counts):
     model = dynamask_tiny(5)
     targets = [target(n, 90, 96) for n in counts]
     losses = model(images, targets)
-    assert {"rpn_objectness", "rpn_box", "class", "box", "mask"} <= losses.keys()
+    assert {"rpn_objectness", "rpn_box", "class", "box"} < losses.keys()
     assert all(loss.shape == () and loss.isfinite() for loss in losses.values())
     sum(losses.values()).backward()
     for name, parameter in model.named_parameters():
@@ -34,9 +35,11 @@ def test_a_training_step_gives_finite_losses_and_gradients(images, counts):
 
 def test_no_positive_roi_means_zero_losses_that_hang_on_the_graph(images):
     losses = dynamask_tiny(5)(images, [target(0, 90, 96) for _ in images])
-    for name in ("rpn_box", "box", "mask"):
-        assert losses[name] == 0
-        assert losses[name].requires_grad
+    assert losses.pop("rpn_objectness") > 0
+    assert losses.pop("class") > 0
+    for loss in losses.values():
+        assert loss == 0
+        assert loss.requires_grad
 
 
 def test_predictions_lie_in_their_images(images):
@@ -72,6 +75,7 @@ def test_nothing_found_is_no_error(images):
 
 def test_runs_under_autocast(images):
     model = dynamask_tiny(5, score_threshold=0.0)
+    model.mask_branch = MaskRCNNHead(64, 5, channels=16)
     with torch.autocast("cpu", torch.bfloat16):
         losses = model(images, [target(3, 90, 96) for _ in images])
         predictions = model.eval()(images)

@@ -8,7 +8,7 @@ from torch import Tensor
 from dynamask.ops import batched_nms_fixed
 
 
-class Selection(NamedTuple):
+class BoxSelection(NamedTuple):
     """The same number of boxes for every image, however many there are.
 
     Attributes:
@@ -32,7 +32,7 @@ def select_boxes(
     min_size: float,
     iou_threshold: float,
     kept: int,
-) -> Selection:
+) -> BoxSelection:
     """NMS within each group of each image, then the ``kept`` best.
 
     No shape depends on a value, so the step can be compiled, exported and captured.
@@ -56,7 +56,7 @@ def select_boxes(
     ]
     index, valid = (torch.stack(column) for column in zip(*picked))  # [B, K]
     valid = valid & exists.gather(1, index)
-    return Selection(
+    return BoxSelection(
         boxes.gather(1, index[..., None].expand(-1, -1, 4)).masked_fill(~valid[..., None], 0),
         scores.gather(1, index).masked_fill(~valid, 0),
         groups.gather(1, index).masked_fill(~valid, 0),
