@@ -61,6 +61,7 @@ class DynamicMaskHead(nn.Module):
         temperature: Of the switch's random choice in training.
         size_rounding: See :func:`states_by_box_size`.
         level_rule: Which pyramid level an RoI reads; see :func:`multiscale_roi_align`.
+        canonical_scale: Side in pixels of the RoIs that read P4.
         sampling_ratio: Samples per cell side of the 14 x 14 features; -1: by the size of the cell.
 
     Attributes:
@@ -92,6 +93,7 @@ class DynamicMaskHead(nn.Module):
         temperature: float = 0.5,
         size_rounding: str = "ceil",
         level_rule: str = "detectron2",
+        canonical_scale: float = 224.0,
         sampling_ratio: int = -1,
     ) -> None:
         super().__init__()
@@ -114,6 +116,7 @@ class DynamicMaskHead(nn.Module):
         self.aux_all_stages = aux_all_stages
         self.switch_input = switch_input
         self.level_rule = level_rule
+        self.canonical_scale = canonical_scale
         self.sampling_ratio = sampling_ratio
         self.switch_enabled = True
 
@@ -137,20 +140,16 @@ class DynamicMaskHead(nn.Module):
         return [self.selector, *(stage.project_level for stage in self.pyramid.stages)]
 
     def context(
-        self, features: Sequence[Tensor], images: Tensor | Sequence[tuple[int, int]]
+        self, features: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]
     ) -> MaskContext:
         """Takes the image pyramid in.
 
         Args:
             features: P2, P3, P4, P5 and perhaps more [B, C, H, W].
-            images: The batch [B, 3, H, W], or (height, width) of each image in it, by which the
-                size rule can tell an image from its padding.
+            image_sizes: (height, width) of each image, without padding.
         """
         used = [f.contiguous(memory_format=torch.channels_last) for f in features[:4]]
-        if isinstance(images, Tensor):
-            areas = [float(images.shape[2] * images.shape[3])] * images.shape[0]
-        else:
-            areas = [float(height * width) for height, width in images]
+        areas = [float(height * width) for height, width in image_sizes]
         return MaskContext(used, torch.tensor(areas, device=used[0].device))
 
     def forward(self, context: MaskContext, instances: Instances) -> TrainingCodes | RaggedMasks:
@@ -178,7 +177,7 @@ class DynamicMaskHead(nn.Module):
         instances: Instances,
         targets: tuple[Polygons, Tensor],
     ) -> dict[str, Tensor]:
-        """Losses to be summed, weights included.
+        """Losses to be summed, weights included: ``mask``, ``edge``, ``budget``, ``entropy``.
 
         Args:
             codes: What :meth:`forward` returned in training.
@@ -200,11 +199,11 @@ class DynamicMaskHead(nn.Module):
         _, choice, probabilities = codes.selection
         losses = chosen_size_loss(mask_bce, edge_bce, choice, self.lambda1)
         if self.aux_all_stages:
-            losses["loss_mask_all"] = self.aux_all_stages * weighted_by_size(mask_bce)
+            losses["mask_all"] = self.aux_all_stages * weighted_by_size(mask_bce)
         if probabilities is not None:
             over = budget_loss(choice, self.costs, self.budget, self.budget_form)
-            losses["loss_budget"] = self.lambda2 * over
-            losses["loss_entropy"] = self.lambda2 * entropy_loss(probabilities)
+            losses["budget"] = self.lambda2 * over
+            losses["entropy"] = self.lambda2 * entropy_loss(probabilities)
         return losses
 
     def decode(
@@ -226,6 +225,7 @@ class DynamicMaskHead(nn.Module):
             self.sampling_ratio,
             True,
             level_rule=self.level_rule,
+            canonical_scale=self.canonical_scale,
         )
 
     def _select(self, context: MaskContext, instances: Instances, features: Tensor) -> Selection:
@@ -244,7 +244,7 @@ class DynamicMaskHead(nn.Module):
         """Zeros that reach every parameter and the pyramid, for a step without a positive RoI."""
         reached = [p.sum() for p in self.parameters()] + [f.sum() for f in context.features]
         zero = 0.0 * torch.stack([value.float() for value in reached]).sum()
-        names = ["loss_mask", "loss_edge"]
+        names = ["mask", "edge"]
         if self.switch_enabled and self.selector.is_learned:
-            names += ["loss_budget", "loss_entropy"]
+            names += ["budget", "entropy"]
         return dict.fromkeys(names, zero)

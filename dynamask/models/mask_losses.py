@@ -34,8 +34,8 @@ def every_size_loss(mask_bce: Tensor, edge_bce: Tensor, lambda1: float) -> dict[
         lambda1: Weight of the edges.
     """
     return {
-        "loss_mask": weighted_by_size(mask_bce),
-        "loss_edge": lambda1 * edge_bce.mean(0).sum(),
+        "mask": weighted_by_size(mask_bce),
+        "edge": lambda1 * edge_bce.mean(0).sum(),
     }
 
 
@@ -53,8 +53,8 @@ def chosen_size_loss(
         lambda1: Weight of the edges.
     """
     return {
-        "loss_mask": (choice * mask_bce).sum(1).mean(),
-        "loss_edge": lambda1 * (choice * edge_bce).sum(1).mean(),
+        "mask": (choice * mask_bce).sum(1).mean(),
+        "edge": lambda1 * (choice * edge_bce).sum(1).mean(),
     }
 
 

@@ -152,7 +152,7 @@ def test_phase_one_trains_all_sizes_and_no_switch():
     head.switch_enabled = False
     codes, losses = step(head, some_instances(3))
     assert codes.selection is None
-    assert set(losses) == {"loss_mask", "loss_edge"}
+    assert set(losses) == {"mask", "edge"}
     sum(losses.values()).backward()
     assert all(p.grad is not None for p in head.pyramid.parameters())
     assert all(p.grad is None for p in head.selector.parameters())
@@ -169,7 +169,7 @@ def test_before_the_switch_is_trained_masks_are_large():
 def test_phase_two_trains_everything():
     head, features = a_head(budget=1e-3), pyramid(requires_grad=True)
     _, losses = step(head, some_instances(4), features)
-    assert set(losses) == {"loss_mask", "loss_edge", "loss_budget", "loss_entropy"}
+    assert set(losses) == {"mask", "edge", "budget", "entropy"}
     sum(losses.values()).backward()
     assert all(p.grad is not None for p in head.parameters())
     assert all(f.grad.abs().sum() > 0 for f in features[:3])
@@ -179,7 +179,7 @@ def test_phase_two_trains_everything():
 def test_switch_sends_no_gradient_into_the_pyramid(switch_input):
     head, features = a_head(budget=1e-3, switch_input=switch_input), pyramid(requires_grad=True)
     _, losses = step(head, some_instances(4), features)
-    (losses["loss_budget"] + losses["loss_entropy"]).backward()
+    (losses["budget"] + losses["entropy"]).backward()
     assert all(f.grad is None for f in features)
     assert head.selector.switch.conv1.weight.grad.abs().sum() > 0
 
@@ -187,7 +187,7 @@ def test_switch_sends_no_gradient_into_the_pyramid(switch_input):
 def test_only_the_chosen_exit_trains(monkeypatch):
     head = a_head(mode="fixed=1")
     _, losses = step(head, some_instances(3))
-    assert set(losses) == {"loss_mask", "loss_edge"}
+    assert set(losses) == {"mask", "edge"}
     sum(losses.values()).backward()
     trained = [bool(exit.mask.weight.grad.any()) for exit in head.pyramid.exits]
     assert trained == [False, True, False, False]

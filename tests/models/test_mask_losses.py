@@ -37,17 +37,17 @@ def test_cross_entropy_is_a_mean_over_pixels():
 def test_phase_one_by_hand():
     mask = torch.tensor([[1.0, 2, 3, 4], [3, 4, 5, 6]])
     losses = every_size_loss(mask, torch.ones(2, 4), lambda1=0.1)
-    assert losses["loss_mask"].item() == pytest.approx(0.5 * 2 + 0.75 * 3 + 0.75 * 4 + 1.0 * 5)
-    assert losses["loss_edge"].item() == pytest.approx(0.4)
+    assert losses["mask"].item() == pytest.approx(0.5 * 2 + 0.75 * 3 + 0.75 * 4 + 1.0 * 5)
+    assert losses["edge"].item() == pytest.approx(0.4)
 
 
 def test_phase_two_by_hand():
     mask, edge = torch.arange(8.0).view(2, 4), torch.arange(8.0, 16.0).view(2, 4)
     choice = one_hot(2, 0)
     losses = chosen_size_loss(mask, edge, choice, lambda1=0.1)
-    assert losses["loss_mask"].item() == pytest.approx((2 + 4) / 2)
-    assert losses["loss_edge"].item() == pytest.approx(0.1 * (10 + 12) / 2)
-    losses["loss_mask"].backward()
+    assert losses["mask"].item() == pytest.approx((2 + 4) / 2)
+    assert losses["edge"].item() == pytest.approx(0.1 * (10 + 12) / 2)
+    losses["mask"].backward()
     torch.testing.assert_close(choice.grad, mask / 2)  # the switch sees what every size would cost
 
 

@@ -29,7 +29,7 @@ def train_switch(budget, lambda2, steps=1000, batch=1024):
         logits = switch(torch.stack([difficulty * 2 - 1, torch.randn(batch)], 1))
         choice = straight_through(logits)
         edges = losses_of_all_sizes(difficulty)
-        loss = chosen_size_loss(torch.zeros_like(edges), edges, choice, 0.1)["loss_edge"]
+        loss = chosen_size_loss(torch.zeros_like(edges), edges, choice, 0.1)["edge"]
         over = budget_loss(choice, COSTS, budget)
         loss = loss + lambda2 * (over + entropy_loss(logits.softmax(1)))
         optimizer.zero_grad()
