@@ -69,29 +69,3 @@ def encode_masks(masks, boxes, image_size, threshold=0.5, *, mode="detectron2"):
 
     dense = paste_masks(masks, boxes, image_size, threshold)
     return [coco.encode(np.asfortranarray(m.numpy().astype(np.uint8))) for m in dense]
-
-
-def mask_targets(masks, boxes, index=None, sizes=(14, 28, 56, 112)):
-    from pycocotools import mask as coco
-
-    rings, starts = masks.rings.tolist(), masks.instances.tolist()
-    index = torch.arange(len(boxes)) if index is None else index
-    out = []
-    for s in sizes:
-        target = torch.zeros(len(boxes), s, s, dtype=torch.uint8)
-        for i, (g, box) in enumerate(zip(index.tolist(), boxes)):
-            scale = s / (box[2:] - box[:2]).clamp(min=1)
-            polygons = [
-                ((masks.vertices[rings[r] : rings[r + 1]] - box[:2]) * scale).flatten().tolist()
-                for r in range(starts[g], starts[g + 1])
-            ]
-            rle = coco.merge(coco.frPyObjects(polygons, s, s))
-            target[i] = torch.from_numpy(coco.decode(rle))
-        out.append(target)
-    return out
-
-
-def edge_targets(masks, union=False):
-    kernel = torch.full((1, 1, 3, 3), -1.0)
-    kernel[0, 0, 1, 1] = 8
-    return (F.conv2d(masks[:, None].float(), kernel, padding=1)[:, 0] > 0.1).to(masks.dtype)

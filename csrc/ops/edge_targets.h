@@ -1,0 +1,28 @@
+// edge_targets: the inner contour of binary masks.
+//
+// With f = 1 where a mask is not zero and 0 elsewhere and outside, and the 3 x 3 Laplacian
+//
+//   L(y, x) = 8 f(y, x) - (sum of the 8 neighbours of f at (y, x))
+//
+// an edge is where L > 0.1. As f is 0 or 1, that is: foreground with a neighbour in the background.
+//   E(y, x) = f(y, x) and not all of f(y - 1 .. y + 1, x - 1 .. x + 1)
+// The union with the response at stride 2, upsampled to the nearest, looks at the even sites alone:
+//   E(y, x) or E(y - y % 2, x - x % 2)
+
+#pragma once
+
+#include <cstdint>
+
+namespace dynamask {
+
+struct EdgeTargetsShape {
+  int64_t masks, height, width;
+};
+
+// How a dtype is read and written as the unsigned integer of its width: an element is foreground if
+// `magnitude & bits` is not zero (so that -0. is background), and edges are written as `one`.
+struct MaskBits {
+  uint64_t magnitude, one;
+};
+
+}  // namespace dynamask
