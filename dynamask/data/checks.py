@@ -275,16 +275,16 @@ def _outline_fault(segmentation: Any, height: int, width: int) -> str | None:
     for ring in segmentation:
         if not isinstance(ring, list):
             return "its 'segmentation' mixes polygons and other things"
-        if len(ring) % 2:
-            return f"a polygon has {len(ring)} numbers, expected pairs of x and y"
-        if len(ring) < 6:
-            return f"a polygon has {len(ring) // 2} points, needs 3"
         try:
             finite = math.isfinite(math.fsum(ring))
         except (TypeError, ValueError, OverflowError):
             finite = False
         if not finite:
             return "a polygon holds NaN, infinity or what is no number"
+        if len(ring) % 2:
+            return f"a polygon has {len(ring)} numbers, expected pairs of x and y"
+        if len(ring) < 6:
+            return f"a polygon has {len(ring) // 2} point{'s' * (len(ring) != 2)}, needs 3"
     return None
 
 
