@@ -4,11 +4,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torchvision.ops import (  # noqa: F401
-    DeformConv2d,
     MultiScaleRoIAlign,
     RoIAlign,
     batched_nms,
-    deform_conv2d,
     nms,
     roi_align,
 )

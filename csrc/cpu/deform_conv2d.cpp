@@ -1,0 +1,252 @@
+#include "cpu/deform_conv2d.h"
+
+namespace dynamask {
+
+DeformConv2dShape deform_conv2d_shape(const Tensor& input, const Tensor& offset,
+                                      const Tensor& weight, const std::optional<Tensor>& mask,
+                                      const std::vector<int64_t>& stride,
+                                      const std::vector<int64_t>& padding,
+                                      const std::vector<int64_t>& dilation) {
+  // the Python face says in words what does not fit; here it only must not run
+  const auto require = [](bool fits) {
+    STD_TORCH_CHECK(fits, "deform_conv2d: expected shapes that fit together");
+  };
+  require(input.dim() == 4 && offset.dim() == 4 && weight.dim() == 4);
+  require(stride.size() == 2 && padding.size() == 2 && dilation.size() == 2);
+  for (int i = 0; i < 2; ++i) require(stride[i] > 0 && dilation[i] > 0 && padding[i] >= 0);
+  DeformConv2dShape s{};
+  s.batch = input.size(0), s.channels = input.size(1);
+  s.height = input.size(2), s.width = input.size(3);
+  s.out_channels = weight.size(0);
+  s.kernel_height = weight.size(2), s.kernel_width = weight.size(3);
+  require(s.taps() > 0);
+  s.stride_height = stride[0], s.stride_width = stride[1];
+  s.padding_height = padding[0], s.padding_width = padding[1];
+  s.dilation_height = dilation[0], s.dilation_width = dilation[1];
+  const auto out_size = [](int64_t size, int64_t pad, int64_t dilate, int64_t kernel,
+                           int64_t step) {
+    return (size + 2 * pad - dilate * (kernel - 1) - 1) / step + 1;
+  };
+  s.out_height = out_size(s.height, padding[0], dilation[0], s.kernel_height, stride[0]);
+  s.out_width = out_size(s.width, padding[1], dilation[1], s.kernel_width, stride[1]);
+  s.groups = weight.size(1) > 0 ? s.channels / weight.size(1) : 1;
+  s.offset_groups = offset.size(1) / (2 * s.taps());
+  require(s.groups > 0 && s.offset_groups > 0 && s.groups * weight.size(1) == s.channels);
+  require(s.out_channels % s.groups == 0 && s.channels % s.offset_groups == 0);
+  const auto has_plane_per = [&](const Tensor& t, int64_t planes) {
+    return t.dim() == 4 && t.size(0) == s.batch &&
+           t.size(1) == planes * s.offset_groups * s.taps() && t.size(2) == s.out_height &&
+           t.size(3) == s.out_width;
+  };
+  require(s.out_height > 0 && s.out_width > 0 && has_plane_per(offset, 2));
+  require(!mask || has_plane_per(*mask, 1));
+  STD_TORCH_CHECK((s.height + 3) * (s.width + 2) <= INT32_MAX,
+                  "deform_conv2d: expected images of fewer than 2^31 pixels, got ", s.height, " x ",
+                  s.width);
+  return s;
+}
+
+bool is_channels_last(const Tensor& t) {
+  if (t.is_contiguous()) return false;
+  int64_t expected = 1;
+  for (const int64_t d : {1, 3, 2, 0}) {
+    if (t.size(d) != 1 && t.stride(d) != expected) return false;
+    expected *= t.size(d);
+  }
+  return true;
+}
+
+Tensor dense_images(const Tensor& t, ScalarType dtype) {
+  const auto converted = to(t, dtype);
+  return is_channels_last(converted) ? converted : contiguous(converted);
+}
+
+Tensor empty_images(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w,
+                    bool channels_last) {
+  if (!channels_last) return empty(like, {n, c, h, w}, like.scalar_type());
+  const auto rows = empty(like, {n, h, w, c}, like.scalar_type());
+  return torch::stable::transpose(torch::stable::transpose(rows, 1, 3), 2, 3);
+}
+
+std::vector<ColumnChunk> column_chunks(const DeformConv2dShape& s, int64_t limit) {
+  std::vector<ColumnChunk> chunks;
+  const int64_t channels = s.group_channels();
+  if (channels > limit) {
+    for (int64_t k = 0; k < s.taps(); ++k)
+      for (int64_t c = 0; c < channels; c += limit)
+        chunks.push_back({k, 1, c, std::min(limit, channels - c)});
+  } else {
+    const int64_t most = std::max<int64_t>(1, limit / std::max<int64_t>(1, channels));
+    const int64_t count = (s.taps() + most - 1) / most;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t first = i * s.taps() / count;
+      chunks.push_back({first, (i + 1) * s.taps() / count - first, 0, channels});
+    }
+  }
+  return chunks;
+}
+
+namespace {
+
+constexpr int64_t kTilePixels = 96;
+constexpr int64_t kChunkColumns = 256;
+
+// The weights of each group as panels [column, panel of out channels], the last filled with zeros.
+template <typename T>
+class PackedWeight {
+ public:
+  PackedWeight(const DeformConv2dShape& s, const T* weight, int64_t panel)
+      : columns_(s.taps() * s.group_channels()),
+        group_(round_up(s.group_out_channels(), panel) * columns_),
+        panel_(panel),
+        memory_(s.groups * group_) {
+    const int64_t panels = group_ / std::max<int64_t>(1, columns_ * panel);
+    parallel_for(0, s.groups * panels, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) pack(s, weight, i / panels, i % panels);
+    });
+  }
+
+  const T* first(int64_t group, int64_t column) const {
+    return memory_.data() + group * group_ + column * panel_;
+  }
+  int64_t panel_size() const { return columns_ * panel_; }
+
+ private:
+  void pack(const DeformConv2dShape& s, const T* weight, int64_t group, int64_t panel) {
+    T* to = memory_.data() + group * group_ + panel * panel_size();
+    const int64_t first = panel * panel_, taps = s.taps(), channels = s.group_channels();
+    const int64_t count = std::min(panel_, s.group_out_channels() - first);
+    const T* from = weight + (group * s.group_out_channels() + first) * columns_;
+    for (int64_t c = 0; c < channels; ++c)
+      for (int64_t k = 0; k < taps; ++k) {
+        T* column = to + (k * channels + c) * panel_;
+        for (int64_t o = 0; o < count; ++o) column[o] = from[o * columns_ + c * taps + k];
+        std::fill(column + count, column + panel_, T(0));
+      }
+  }
+
+  int64_t columns_, group_, panel_;
+  Scratch<T> memory_;
+};
+
+template <typename T>
+class Forward {
+ public:
+  Forward(const DeformConv2dShape& s, const Images<const T>& input, const Images<const T>& offset,
+          const std::optional<Images<const T>>& mask, const T* weight, const T* bias,
+          const Images<T>& out)
+      : s_(s),
+        input_(input),
+        offset_(offset),
+        mask_(mask),
+        out_(out),
+        gemm_(simd::gemm_kernels().of(T(0))),
+        chunks_(column_chunks(s, kChunkColumns)),
+        tiles_(s.out_pixels(), kTilePixels),
+        weight_(s, weight, gemm_.panel),
+        bias_(s.groups * out_row()) {
+    bias_.fill_with_zeros();
+    for (int64_t o = 0; bias && o < s.out_channels; ++o) {
+      const int64_t group = o / s.group_out_channels();
+      bias_.data()[group * out_row() + o % s.group_out_channels()] = bias[o];
+    }
+  }
+
+  void run() {
+    // One image per thread at a time, so that its ringed copy is still in cache when it is read.
+    const int64_t at_once = std::min<int64_t>(s_.batch, torch::stable::get_num_threads());
+    RingedImages<T> images(s_, at_once);
+    for (int64_t n = 0; n < s_.batch; n += at_once) {
+      const int64_t count = std::min(at_once, s_.batch - n);
+      parallel_for(0, count * s_.height, 64, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i)
+          images.copy_row_from(input_, n + i / s_.height, i / s_.height, i % s_.height);
+      });
+      parallel_for(0, count * tiles_.count, 1,
+                   [&](int64_t begin, int64_t end) { run_tiles(images, n, begin, end); });
+    }
+  }
+
+ private:
+  int64_t out_row() const { return round_up(s_.group_out_channels(), gemm_.panel); }
+
+  void run_tiles(const RingedImages<T>& images, int64_t first_image, int64_t begin, int64_t end) {
+    TapReader<T> reader(s_, offset_, mask_, tiles_.size);
+    int64_t widest = 0;
+    for (const auto& chunk : chunks_) widest = std::max(widest, chunk.columns());
+    Scratch<T> columns(tiles_.size * columns_row(widest)), out(tiles_.size * out_row());
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t slot = i / tiles_.count, tile = i % tiles_.count;
+      reader.start(first_image + slot, tiles_.begin(tile), tiles_.length(tile));
+      for (int64_t group = 0; group < s_.groups; ++group) {
+        const T* init = bias_.data() + group * out_row();
+        int64_t init_row = 0;
+        for (const auto& chunk : chunks_) {
+          const int64_t row = columns_row(chunk.columns());
+          reader.gather(images, slot, group, chunk, columns.data(), row);
+          gemm_.run({tiles_.length(tile), s_.group_out_channels(), chunk.columns(), columns.data(),
+                     row, 1, weight_.first(group, chunk.first(s_)), weight_.panel_size(),
+                     gemm_.panel, init, init_row, out.data(), out_row()});
+          init = out.data(), init_row = out_row();
+        }
+        store(out.data(), first_image + slot, group, tile);
+      }
+    }
+  }
+
+  void store(const T* from, int64_t n, int64_t group, int64_t tile) {
+    const int64_t channels = s_.group_out_channels(), pixels = tiles_.length(tile);
+    T* to = out_.image(n) + tiles_.begin(tile) * out_.pixel_stride +
+            group * channels * out_.channel_stride;
+    if (out_.channels_last())
+      for (int64_t p = 0; p < pixels; ++p)
+        std::copy_n(from + p * out_row(), channels, to + p * s_.out_channels);
+    else
+      simd::transpose_kernels().of(T(0)).run(from, out_row(), to, out_.channel_stride, pixels,
+                                             channels);
+  }
+
+  const DeformConv2dShape s_;
+  const Images<const T> input_, offset_;
+  const std::optional<Images<const T>> mask_;
+  const Images<T> out_;
+  const simd::GemmKernel<T>& gemm_;
+  const std::vector<ColumnChunk> chunks_;
+  const PixelTiles tiles_;
+  const PackedWeight<T> weight_;
+  Scratch<T> bias_;
+};
+
+Tensor deform_conv2d(const Tensor& input_, const Tensor& offset_, const Tensor& weight_,
+                     const std::optional<Tensor>& bias_, std::vector<int64_t> stride,
+                     std::vector<int64_t> padding, std::vector<int64_t> dilation,
+                     const std::optional<Tensor>& mask_) {
+  const auto s = deform_conv2d_shape(input_, offset_, weight_, mask_, stride, padding, dilation);
+  STD_TORCH_CHECK(!bias_ || bias_->numel() == s.out_channels,
+                  "deform_conv2d: expected one bias per output channel");
+  const auto dtype = compute_dtype(input_);
+  const auto input = dense_images(input_, dtype), offset = dense_images(offset_, dtype);
+  const auto weight = contiguous(to(weight_, dtype));
+  std::optional<Tensor> mask, bias;
+  if (mask_) mask = dense_images(*mask_, dtype);
+  if (bias_) bias = contiguous(to(*bias_, dtype));
+  auto out = empty_images(input, s.batch, s.out_channels, s.out_height, s.out_width,
+                          is_channels_last(input));
+  if (out.numel() > 0)
+    with_compute_type(input, [&](auto zero) {
+      using T = decltype(zero);
+      std::optional<Images<const T>> masks;
+      if (mask) masks = read_images<T>(*mask);
+      Forward<T>(s, read_images<T>(input), read_images<T>(offset), masks,
+                 weight.const_data_ptr<T>(), bias ? bias->const_data_ptr<T>() : nullptr,
+                 write_images<T>(out))
+          .run();
+    });
+  return to(out, input_.scalar_type());
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(dynamask, CPU, m) { m.impl("deform_conv2d", TORCH_BOX(&deform_conv2d)); }
+
+}  // namespace dynamask
