@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torchvision.ops import (  # noqa: F401
     MultiScaleRoIAlign,
     RoIAlign,
@@ -45,25 +44,3 @@ def batched_nms_fixed(boxes, scores, idxs, iou_threshold, max_out):
     out = torch.zeros(max_out, dtype=torch.int64)
     out[: len(keep)] = keep
     return out, torch.arange(max_out) < len(keep)
-
-
-def paste_masks(masks, boxes, image_size, threshold=0.5, *, out="dense", mode="detectron2"):
-    from dynamask.ops.ragged_masks import RaggedMasks
-
-    height, width = image_size
-    dense = torch.zeros(len(boxes), height, width, dtype=torch.bool)
-    ys, xs = torch.arange(height) + 0.5, torch.arange(width) + 0.5
-    for n, (mask, (x0, y0, x1, y1)) in enumerate(zip(RaggedMasks.of(masks).split(), boxes)):
-        gy, gx = (ys - y0) / (y1 - y0) * 2 - 1, (xs - x0) / (x1 - x0) * 2 - 1
-        grid = torch.stack(torch.broadcast_tensors(gx[None, :], gy[:, None]), -1)[None]
-        dense[n] = (
-            F.grid_sample(mask[None, None].float(), grid, align_corners=False)[0, 0] >= threshold
-        )
-    return dense
-
-
-def encode_masks(masks, boxes, image_size, threshold=0.5, *, mode="detectron2"):
-    from pycocotools import mask as coco
-
-    dense = paste_masks(masks, boxes, image_size, threshold)
-    return [coco.encode(np.asfortranarray(m.numpy().astype(np.uint8))) for m in dense]
