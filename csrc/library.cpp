@@ -45,5 +45,8 @@ STABLE_TORCH_LIBRARY(dynamask, m) {
   m.def(
       "mask_targets_polygons(Tensor vertices, Tensor rings, Tensor instances, Tensor boxes, "
       "Tensor index, int[] sizes) -> Tensor[]");
+  m.def(
+      "mask_targets_rle(Tensor counts, Tensor starts, Tensor image_sizes, Tensor boxes, "
+      "Tensor index, int[] sizes) -> Tensor[]");
   m.def("edge_targets(Tensor masks, bool union) -> Tensor");
 }
