@@ -41,8 +41,8 @@ struct RoiAxis {
 
 // from, to: the corners of a box along this axis, in pixels of the input image.
 template <typename T>
-DYNAMASK_HOST_DEVICE RoiAxis<T> roi_axis(
-    T from, T to, T scale, int64_t bins, int64_t length, int64_t sampling_ratio, bool aligned) {
+DYNAMASK_HOST_DEVICE RoiAxis<T> roi_axis(T from, T to, T scale, int64_t bins, int64_t length,
+                                         int64_t sampling_ratio, bool aligned) {
   const T offset = aligned ? T(0.5) : T(0);
   const T start = from * scale - offset;
   T side = (to * scale - offset) - start;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/large_pages.h"
 #include "cpu/roi_taps.h"
 
 namespace dynamask {
@@ -28,8 +29,10 @@ MemoryFormat format_of(bool channels_last) {
 }
 
 Tensor empty_like(const Tensor& like, std::vector<int64_t> sizes, ScalarType dtype, bool rows) {
-  return torch::stable::empty(
-      sizes, dtype, std::nullopt, like.device(), std::nullopt, format_of(rows));
+  auto out = torch::stable::empty(sizes, dtype, std::nullopt, like.device(), std::nullopt,
+                                  format_of(rows));
+  ask_for_large_pages(out);
+  return out;
 }
 
 // What lies where: channels innermost ("rows") or outermost ("planes").
@@ -63,29 +66,27 @@ struct Boxes {
  private:
   RoiAxis<T> axis(int64_t r, int64_t level, int which, int64_t bins) const {
     const T* box = data + 5 * r + 1 + which;
-    return roi_axis<T>(
-        box[0], box[2], T(pooling.scales[level]), bins, sizes[2 * level + 1 - which],
-        pooling.sampling_ratio, pooling.aligned);
+    return roi_axis<T>(box[0], box[2], T(pooling.scales[level]), bins, sizes[2 * level + 1 - which],
+                       pooling.sampling_ratio, pooling.aligned);
   }
 };
 
-// Taps of the RoI at hand and room for a kernel's sums; one per thread.
+// Taps of the RoI at hand and room for a kernel to work in; one per thread.
 template <typename T>
 struct Workspace {
   RoiTaps<T> y, x, y_transposed, x_transposed;
-  std::vector<T> sums;
+  std::vector<char> bytes;
 
-  T* room(int64_t size) {
-    constexpr int64_t step = 64;
-    if (static_cast<int64_t>(sums.size()) < size + step) sums.resize(size + step);
-    return sums.data();
+  char* room(int64_t size) {
+    constexpr int64_t line = 64;
+    if (static_cast<int64_t>(bytes.size()) < size + line) bytes.resize(size + line);
+    return bytes.data() + line - reinterpret_cast<uintptr_t>(bytes.data()) % line;
   }
 };
 
 template <typename S, typename T>
-void pool(
-    const std::vector<Tensor>& features, const Boxes<T>& boxes, int64_t channels, bool rows,
-    S* out) {
+void pool(const std::vector<Tensor>& features, const Boxes<T>& boxes, int64_t channels, bool rows,
+          S* out) {
   const auto& kernel = simd::roi_align_kernels().pool(S{});
   const Strides to(boxes.height, boxes.width, channels, rows);
   const int64_t row_size = channels * boxes.height * boxes.width;
@@ -100,13 +101,14 @@ void pool(
         work.y.pixels_of_bins(boxes.y_axis(r, level), from.y, to.y);
         work.x.pixels_of_bins(boxes.x_axis(r, level), from.x, to.x);
         if (!work.y.empty() && !work.x.empty()) {
-          const auto* in = static_cast<const S*>(features[level].data_ptr()) +
-                           image * channels * height * width;
+          const auto* in =
+              static_cast<const S*>(features[level].data_ptr()) + image * channels * height * width;
           const auto y = work.y.view(), x = work.x.view();
           if (rows) {
             kernel.rows(in, y, x, o, channels);
           } else {
-            kernel.planes(in, y, x, o, channels, from.plane, to.plane, work.room(x.size));
+            kernel.planes(in, y, x, o, channels, from.plane, to.plane,
+                          work.room(planes_scratch(x)));
           }
           continue;
         }
@@ -121,8 +123,7 @@ struct Slabs {
   std::vector<int64_t> first, order;
 
   template <typename T>
-  explicit Slabs(const Boxes<T>& boxes)
-      : first(boxes.sizes.size() / 2 * boxes.batch + 1, 0) {
+  explicit Slabs(const Boxes<T>& boxes) : first(boxes.sizes.size() / 2 * boxes.batch + 1, 0) {
     std::vector<int64_t> slab(boxes.count, -1);
     for (int64_t r = 0; r < boxes.count; ++r) {
       const auto [level, image] = boxes.place_of(r);
@@ -141,9 +142,8 @@ struct Slabs {
 
 // Adds the gradients of one slab's boxes for the channels from c0 to c1.
 template <typename T>
-void add_slab(
-    const Boxes<T>& boxes, const Slabs& slabs, int64_t slab, const T* grad, T* grad_map,
-    int64_t channels, int64_t c0, int64_t c1, bool rows, Workspace<T>& work) {
+void add_slab(const Boxes<T>& boxes, const Slabs& slabs, int64_t slab, const T* grad, T* grad_map,
+              int64_t channels, int64_t c0, int64_t c1, bool rows, Workspace<T>& work) {
   const auto& kernel = simd::roi_align_kernels().add(T{});
   const int64_t level = slab / boxes.batch;
   const int64_t height = boxes.sizes[2 * level], width = boxes.sizes[2 * level + 1];
@@ -161,15 +161,14 @@ void add_slab(
     if (rows) {
       kernel.rows(g, y, x, out, c1 - c0);
     } else {
-      kernel.planes(g, y, x, out, c1 - c0, bins.plane, map.plane, work.room(x.size));
+      kernel.planes(g, y, x, out, c1 - c0, bins.plane, map.plane, work.room(planes_scratch(x)));
     }
   }
 }
 
 template <typename T>
-void scatter(
-    const Boxes<T>& boxes, const T* grad, const std::vector<T*>& grad_maps, int64_t channels,
-    bool rows) {
+void scatter(const Boxes<T>& boxes, const T* grad, const std::vector<T*>& grad_maps,
+             int64_t channels, bool rows) {
   // A cache line of channels at least, and several tasks per thread where there are several.
   const Slabs slabs(boxes);
   const int64_t threads = torch::stable::get_num_threads();
@@ -184,9 +183,8 @@ void scatter(
       const int64_t level = slab / boxes.batch, image = slab % boxes.batch;
       const int64_t map_size = boxes.sizes[2 * level] * boxes.sizes[2 * level + 1];
       if (c0 < c1 && map_size > 0)
-        add_slab(
-            boxes, slabs, slab, grad, grad_maps[level] + image * channels * map_size, channels, c0,
-            c1, rows, work);
+        add_slab(boxes, slabs, slab, grad, grad_maps[level] + image * channels * map_size, channels,
+                 c0, c1, rows, work);
     }
   });
 }
@@ -194,19 +192,23 @@ void scatter(
 template <typename F>
 void with_storage_type(const Tensor& t, F&& f) {
   switch (t.scalar_type()) {
-    case ScalarType::Double: return f(double{}, double{});
-    case ScalarType::Float: return f(float{}, float{});
-    case ScalarType::Half: return f(simd::Float16{}, float{});
-    case ScalarType::BFloat16: return f(simd::BFloat16{}, float{});
-    default: STD_TORCH_CHECK(false, "roi_align: expected features of a floating dtype");
+    case ScalarType::Double:
+      return f(double{}, double{});
+    case ScalarType::Float:
+      return f(float{}, float{});
+    case ScalarType::Half:
+      return f(simd::Float16{}, float{});
+    case ScalarType::BFloat16:
+      return f(simd::BFloat16{}, float{});
+    default:
+      STD_TORCH_CHECK(false, "roi_align: expected features of a floating dtype");
   }
 }
 
 }  // namespace
 
-Tensor PyramidPooling::forward(
-    const std::vector<Tensor>& features_, const Tensor& boxes_, int64_t height,
-    int64_t width) const {
+Tensor PyramidPooling::forward(const std::vector<Tensor>& features_, const Tensor& boxes_,
+                               int64_t height, int64_t width) const {
   const Tensor& first = features_[0];
   const bool rows = is_channels_last(first);
   std::vector<Tensor> features;
@@ -227,9 +229,9 @@ Tensor PyramidPooling::forward(
   return out;
 }
 
-std::vector<Tensor> PyramidPooling::backward(
-    const Tensor& grad_, const Tensor& boxes_, int64_t batch, const std::vector<int64_t>& sizes,
-    bool channels_last) const {
+std::vector<Tensor> PyramidPooling::backward(const Tensor& grad_, const Tensor& boxes_,
+                                             int64_t batch, const std::vector<int64_t>& sizes,
+                                             bool channels_last) const {
   const auto dtype = compute_dtype(grad_);
   const auto boxes = contiguous(to(boxes_, dtype));
   const auto grad = torch::stable::contiguous(to(grad_, dtype), format_of(channels_last));
@@ -244,8 +246,8 @@ std::vector<Tensor> PyramidPooling::backward(
     using T = decltype(zero);
     std::vector<T*> maps;
     for (const Tensor& g : grads) maps.push_back(g.template mutable_data_ptr<T>());
-    const Boxes<T> on{boxes.const_data_ptr<T>(), boxes.size(0), batch, grad.size(2), grad.size(3),
-                      sizes, *this};
+    const Boxes<T> on{
+        boxes.const_data_ptr<T>(), boxes.size(0), batch, grad.size(2), grad.size(3), sizes, *this};
     scatter<T>(on, grad.const_data_ptr<T>(), maps, channels, channels_last);
   });
   for (Tensor& g : grads) g = to(g, grad_.scalar_type());

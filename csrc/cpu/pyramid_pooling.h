@@ -16,15 +16,13 @@ struct PyramidPooling {
 
   // features: [N, C, H, W] of each level, boxes [R, 5] -> [R, C, height, width]; channels_last if
   // the first map is.
-  Tensor forward(
-      const std::vector<Tensor>& features, const Tensor& boxes, int64_t height,
-      int64_t width) const;
+  Tensor forward(const std::vector<Tensor>& features, const Tensor& boxes, int64_t height,
+                 int64_t width) const;
 
   // grad [R, C, height, width], sizes (H, W) of each level -> [N, C, H, W] of each level. Every
   // element is summed by one thread in the order of the boxes: any number of threads, same bits.
-  std::vector<Tensor> backward(
-      const Tensor& grad, const Tensor& boxes, int64_t batch, const std::vector<int64_t>& sizes,
-      bool channels_last) const;
+  std::vector<Tensor> backward(const Tensor& grad, const Tensor& boxes, int64_t batch,
+                               const std::vector<int64_t>& sizes, bool channels_last) const;
 };
 
 }  // namespace dynamask

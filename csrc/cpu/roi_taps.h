@@ -70,8 +70,13 @@ class RoiTaps {
   bool empty() const { return weight_.empty(); }
 
   simd::TapAxis<T> view() const {
-    return {static_cast<int64_t>(place_.size()), first_.data(), offset_.data(), weight_.data(),
-            place_.data(),                       begin_,        end_ - begin_};
+    return {static_cast<int64_t>(place_.size()),
+            first_.data(),
+            offset_.data(),
+            weight_.data(),
+            place_.data(),
+            begin_,
+            end_ - begin_};
   }
 
  private:

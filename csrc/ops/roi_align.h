@@ -1,8 +1,8 @@
 // roi_align: cut boxes out of feature maps at a fixed size (Mask R-CNN), as torchvision does it.
 //
 //   b, x1, y1, x2, y2 = boxes[r];  o = 1/2 if aligned else 0
-//   w = (x2 - x1) * scale, at least 1 unless aligned;  bw = w / W';  gw = sampling_ratio or ceil(bw)
-//   x(q, i) = x1 * scale - o + q * bw + (i + 1/2) * bw / gw          and y(p, j) alike
+//   w = (x2 - x1) * scale, at least 1 unless aligned;  bw = w / W';  gw = sampling_ratio or
+//   ceil(bw) x(q, i) = x1 * scale - o + q * bw + (i + 1/2) * bw / gw          and y(p, j) alike
 //   out[r, c, p, q] = sum_ij bilinear(input[b, c], y(p, j), x(q, i)) / (gh * gw)
 //
 // bilinear() is a product of one weight per axis, so the sum over samples is

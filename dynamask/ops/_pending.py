@@ -3,40 +3,9 @@
 import numpy as np
 import torch
 from torchvision.ops import (  # noqa: F401
-    MultiScaleRoIAlign,
-    RoIAlign,
     batched_nms,
     nms,
-    roi_align,
 )
-
-
-def multiscale_roi_align(
-    features,
-    boxes,
-    output_size,
-    scales,
-    sampling_ratio=-1,
-    aligned=False,
-    *,
-    level_rule="torchvision",
-    canonical_scale=224.0,
-    canonical_level=4,
-):
-    size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
-    side = ((boxes[:, 3] - boxes[:, 1]) * (boxes[:, 4] - boxes[:, 2])).clamp(min=0).sqrt()
-    if level_rule == "torchvision":
-        level = torch.floor(canonical_level + torch.log2(side / canonical_scale) + 1e-6)
-    else:
-        level = torch.floor(canonical_level + torch.log2(side / canonical_scale + 1e-8))
-    first = round(-np.log2(scales[0]))
-    level = level.clamp(first, first + len(scales) - 1).long() - first
-    out = boxes.new_zeros(boxes.shape[0], features[0].shape[1], *size)
-    for k, (feature, scale) in enumerate(zip(features, scales)):
-        at = (level == k).nonzero().flatten()
-        pooled = roi_align(feature, boxes[at], size, scale, sampling_ratio, aligned)
-        out = out.index_put((at,), pooled.to(out.dtype))
-    return out
 
 
 def batched_nms_fixed(boxes, scores, idxs, iou_threshold, max_out):

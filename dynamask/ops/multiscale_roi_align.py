@@ -1,4 +1,4 @@
-import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +65,7 @@ def multiscale_roi_align(
                 f"{op}: expected features[{k}] of {features[0].dtype}, got {feature.dtype}"
             )
     check_size(op, "scales", len(features), len(scales))
-    if not scales[0] > 0 or any(not math.isclose(a, 2 * b) for a, b in zip(scales, scales[1:])):
+    if not scales[0] > 0 or any(abs(a - 2 * b) > 1e-6 * a for a, b in pairwise(scales)):
         raise ValueError(f"{op}: expected scales each half of the one before, got {scales}")
     if level_rule not in LEVEL_RULES:
         raise ValueError(f"{op}: expected level_rule one of {LEVEL_RULES}, got {level_rule!r}")
@@ -83,6 +83,24 @@ def multiscale_roi_align(
         canonical_scale,
         canonical_level,
     )
+
+
+def _scale(map_height: int, image_height: int) -> float:
+    """The power of two nearest to map_height / image_height.
+
+    By comparisons alone, so that compiled code holds for a range of sizes and not for one.
+    """
+    if map_height < 1 or image_height < 1:
+        raise ValueError(
+            "MultiScaleRoIAlign: expected maps and images of a height >= 1, "
+            f"got {map_height} and {image_height}"
+        )
+    scale = 1.0
+    while 2 * (map_height / scale) ** 2 < image_height**2:
+        scale /= 2
+    while (map_height / scale) ** 2 > 2 * image_height**2:
+        scale *= 2
+    return scale
 
 
 class MultiScaleRoIAlign(nn.Module):
@@ -113,7 +131,8 @@ class MultiScaleRoIAlign(nn.Module):
     ):
         super().__init__()
         self.featmap_names = featmap_names
-        self.output_size = tuple(as_pair("MultiScaleRoIAlign", output_size))
+        height, width = as_pair("MultiScaleRoIAlign", output_size)
+        self.output_size = (height, width)
         self.sampling_ratio = sampling_ratio
         self.canonical_scale = canonical_scale
         self.canonical_level = canonical_level
@@ -142,7 +161,7 @@ class MultiScaleRoIAlign(nn.Module):
         # under autocast layers may answer in different dtypes
         features = [feature.to(features[0].dtype) for feature in features]
         height = max(shape[0] for shape in image_shapes)
-        scales = [2.0 ** round(math.log2(feature.shape[2] / height)) for feature in features]
+        scales = [_scale(feature.shape[2], height) for feature in features]
         return multiscale_roi_align(
             features,
             boxes,
@@ -201,9 +220,7 @@ def _setup_double(ctx, inputs, output):
 
 def _double_backward(ctx, grads):
     (boxes,) = ctx.saved_tensors
-    grad_grad = torch.ops.dynamask.multiscale_roi_align(
-        grads, boxes, ctx.output_size, *ctx.options
-    )
+    grad_grad = torch.ops.dynamask.multiscale_roi_align(grads, boxes, ctx.output_size, *ctx.options)
     return grad_grad, *[None] * 10
 
 

@@ -5,7 +5,11 @@ from dynamask.reference.roi_align import roi_align
 
 
 def pyramid_level(
-    boxes: Tensor, scales: list[float], level_rule: str, canonical_scale: float, canonical_level: int
+    boxes: Tensor,
+    scales: list[float],
+    level_rule: str,
+    canonical_scale: float,
+    canonical_level: int,
 ) -> Tensor:
     """The position in the pyramid of each box [R]; -1 for a box that has none."""
     if len(scales) == 1:

@@ -12,7 +12,8 @@ def roi_align(
 ) -> Tensor:
     n, c, height, width = input.shape
     boxes = boxes.double() if input.dtype == torch.float64 else boxes.float()
-    out = input.new_zeros(len(boxes), c, *output_size)
+    # the empty sum is 0, and makes the output of no boxes differentiable
+    out = input.new_zeros(len(boxes), c, *output_size) + input[:0].sum()
     for r, box in enumerate(boxes):
         if not box.isfinite().all() or not 0 <= box[0] < n:
             continue
