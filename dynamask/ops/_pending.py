@@ -1,6 +1,5 @@
 """Stand-ins, slow but right, for operators on their way. This file goes when the last has come."""
 
-import numpy as np
 import torch
 from torchvision.ops import (  # noqa: F401
     batched_nms,
