@@ -1,0 +1,3 @@
+from dynamask.evaluation.coco import CocoMetrics, coco_metrics
+
+__all__ = ["CocoMetrics", "coco_metrics"]

@@ -1,0 +1,5 @@
+import sys
+
+from dynamask.cli import main
+
+sys.exit(main())
