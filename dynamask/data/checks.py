@@ -230,10 +230,10 @@ def _annotation_fault(
     category = annotation.get("category_id")
     if not _is_int(category) or category not in categories:
         return f"category_id {category!r} is not in 'categories'"
-    if annotation.get("iscrowd", 0) not in (0, 1):
+    if annotation.get("iscrowd") not in (None, 0, 1):
         return f"'iscrowd' is {annotation['iscrowd']!r}, expected 0 or 1"
-    area = annotation.get("area", 0)
-    if not _is_number(area):
+    area = annotation.get("area")
+    if area is not None and not _is_number(area):
         return f"'area' is {area!r}, expected a number"
     if not _has_size(image):
         return None  # a fault of the image, which takes its annotations along

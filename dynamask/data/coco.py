@@ -235,7 +235,7 @@ def _drop(content: dict[str, Any], faults: list[Fault]) -> None:
 def _complete(annotations: list[dict[str, Any]], sizes: dict[int, tuple[int, int]]) -> None:
     """Fills in what evaluation needs and a file may leave out, in place."""
     # the evaluators of pycocotools' line take an annotation with id 0 for a missing match
-    renumber = any(annotation.get("id", 0) < 1 for annotation in annotations)
+    renumber = any((annotation.get("id") or 0) < 1 for annotation in annotations)
     for number, annotation in enumerate(annotations):
         if renumber:
             annotation["id"] = number + 1
@@ -246,7 +246,7 @@ def _complete(annotations: list[dict[str, Any]], sizes: dict[int, tuple[int, int
         else:
             segmentation = as_text(segmentation)
         annotation["segmentation"] = segmentation
-        annotation.setdefault("iscrowd", 0)
+        annotation["iscrowd"] = int(annotation.get("iscrowd") or 0)
         if annotation.get("bbox") is None:
             annotation["bbox"] = outline_box(segmentation)
         if annotation.get("area") is None:

@@ -2,12 +2,14 @@
 
 import json
 import os
+import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from dynamask.data import DataError, open_dataset
+from dynamask.ops import mask_targets
 
 INF, NAN = float("inf"), float("nan")
 
@@ -230,3 +232,56 @@ def test_image_of_another_size(content, write):
     dataset = open_dataset(folder, "train")
     with pytest.raises(DataError, match=r"b.png is 60 x 30 pixels, but .* were made for 60 x 40"):
         dataset[1]
+
+
+JUNK = [None, "", "x", -1, 0, 0.5, 10**30, NAN, INF, True, [], {}, [[]], [None], {"size": 3}, "\0"]
+
+
+def mutate(value, rng):
+    """Replaces one part somewhere inside by junk, or removes it."""
+    keys = list(value) if isinstance(value, dict) else range(len(value))
+    key = keys[rng.integers(len(keys))]
+    inner = value[key]
+    if isinstance(inner, (dict, list)) and inner and rng.random() < 0.75:
+        mutate(inner, rng)
+    elif rng.random() < 0.2:
+        del value[key]
+    else:
+        value[key] = JUNK[rng.integers(len(JUNK))]
+
+
+def test_no_junk_gets_through(content, write):
+    """Whatever stands in the file: it is refused in words, or every target can be used."""
+    folder = write(content)
+    path = folder / "annotations" / "train.json"
+    original = json.dumps(content)
+    refused = skipped = 0
+    for seed in range(300):
+        changed = json.loads(original)
+        rng = np.random.default_rng(seed)
+        for _ in range(rng.integers(1, 4)):
+            if changed:
+                mutate(changed, rng)
+        path.write_text(json.dumps(changed))
+        try:
+            open_dataset(folder, "train")
+        except DataError:
+            refused += 1
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                dataset = open_dataset(folder, "train", on_error="skip")
+        except DataError:
+            continue
+        skipped += bool(dataset.skipped)
+        for index in range(len(dataset)):
+            image, target = dataset[index]
+            boxes = target["boxes"]
+            assert (boxes[:, 2:] > boxes[:, :2]).all()
+            assert boxes.isfinite().all()
+            assert target["polygons"].vertices.isfinite().all()
+            assert image.shape == (3, *target["original_size"])
+            mask_targets(target["polygons"], boxes)
+        json.dumps(dataset.ground_truth, allow_nan=False)
+    assert refused > 200
+    assert skipped > 100
