@@ -14,19 +14,19 @@ STABLE_TORCH_LIBRARY(dynamask, m) {
       "Tensor? mask, int[] stride, int[] padding, int[] dilation, bool needs_input, "
       "bool needs_offset, bool needs_weight, bool needs_mask) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
-      "roi_align(Tensor input, Tensor boxes, int[] output_size, float spatial_scale, "
+      "roi_align(Tensor input, Tensor boxes, SymInt[] output_size, float spatial_scale, "
       "int sampling_ratio, bool aligned) -> Tensor");
   m.def(
-      "roi_align_backward(Tensor grad, Tensor boxes, int[] input_size, float spatial_scale, "
-      "int sampling_ratio, bool aligned) -> Tensor");
+      "roi_align_backward(Tensor grad, Tensor boxes, SymInt[] input_size, float spatial_scale, "
+      "int sampling_ratio, bool aligned, bool channels_last) -> Tensor");
   m.def(
-      "multiscale_roi_align(Tensor[] features, Tensor boxes, int[] output_size, float[] scales, "
+      "multiscale_roi_align(Tensor[] features, Tensor boxes, SymInt[] output_size, float[] scales, "
       "int sampling_ratio, bool aligned, str level_rule, float canonical_scale, "
       "int canonical_level) -> Tensor");
   m.def(
-      "multiscale_roi_align_backward(Tensor grad, Tensor[] features, Tensor boxes, float[] scales, "
-      "int sampling_ratio, bool aligned, str level_rule, float canonical_scale, "
-      "int canonical_level) -> Tensor[]");
+      "multiscale_roi_align_backward(Tensor grad, Tensor boxes, SymInt batch, SymInt[] sizes, "
+      "float[] scales, int sampling_ratio, bool aligned, str level_rule, float canonical_scale, "
+      "int canonical_level, bool channels_last) -> Tensor[]");
   m.def("nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor");
   m.def("batched_nms(Tensor boxes, Tensor scores, Tensor idxs, float iou_threshold) -> Tensor");
   m.def(
@@ -44,6 +44,9 @@ STABLE_TORCH_LIBRARY(dynamask, m) {
   m.def("mask_targets(Tensor masks, Tensor boxes, Tensor index, int[] sizes) -> Tensor[]");
   m.def(
       "mask_targets_polygons(Tensor vertices, Tensor rings, Tensor instances, Tensor boxes, "
+      "Tensor index, int[] sizes) -> Tensor[]");
+  m.def(
+      "mask_targets_rle(Tensor counts, Tensor starts, Tensor image_sizes, Tensor boxes, "
       "Tensor index, int[] sizes) -> Tensor[]");
   m.def("edge_targets(Tensor masks, bool union) -> Tensor");
 }

@@ -41,6 +41,7 @@ def test_by_hand():
     assert not dense[1][:, 30:].any()
 
 
+@pytest.mark.filterwarnings("ignore:__array__")
 def test_rle_is_the_dense_mask():
     found = prediction()
     for run_lengths, mask in zip(found.rle(), found.dense()):

@@ -2,12 +2,10 @@
 
 #include <algorithm>
 
-#include "cpu/tensor.h"
+#include "cpu/mask_targets_rows.h"
 
 namespace dynamask {
 namespace {
-
-constexpr int64_t kRoisPerTask = 8;
 
 // The outlines as plain arrays. Offsets are limited to what is there, so that wrong ones cannot
 // lead astray.
@@ -31,78 +29,62 @@ struct Outlines {
   static int64_t limit(int64_t i, int64_t end) { return std::clamp<int64_t>(i, 0, end); }
 };
 
-struct Scratch {
-  std::vector<FineVertex> placed;
-  std::vector<uint64_t> turns, inside;
+class Rasteriser {
+ public:
+  Rasteriser(const Outlines& outlines, int64_t longest_ring, int64_t largest_size)
+      : outlines_(outlines),
+        placed_(longest_ring),
+        turns_(largest_size * words_per_row(largest_size)),
+        inside_(turns_.size()) {}
 
-  Scratch(int64_t longest_ring, int64_t largest_size)
-      : placed(longest_ring),
-        turns(largest_size * words_per_row(largest_size)),
-        inside(turns.size()) {}
+  void start(int64_t g, const double* box) {
+    instance_ = g;
+    box_ = box;
+  }
+
+  void fill(int32_t size, uint8_t* out) {
+    const auto& kernels = simd::polygon_kernels();
+    const auto grid = polygon_grid(box_, size);
+    std::fill_n(inside_.begin(), int64_t(size) * words_per_row(size), 0);
+    bool finite = true;
+    for (int64_t r = outlines_.first_ring(instance_); r < outlines_.end_ring(instance_); ++r) {
+      const int64_t first = outlines_.first_vertex(r), n = outlines_.end_vertex(r) - first;
+      if (n <= 0) continue;
+      const float* vertices = outlines_.vertices + 2 * first;
+      finite &= kernels.add_turns(vertices, n, grid, placed_.data(), turns_.data());
+      kernels.enclose(turns_.data(), inside_.data(), size);
+    }
+    if (finite) {
+      kernels.unpack(inside_.data(), out, size);
+    } else {
+      std::fill_n(out, int64_t(size) * size, 0);
+    }
+  }
+
+ private:
+  const Outlines& outlines_;
+  std::vector<FineVertex> placed_;
+  std::vector<uint64_t> turns_, inside_;
+  int64_t instance_ = 0;
+  const double* box_ = nullptr;
 };
 
-void rasterise(const Outlines& outlines, int64_t g, const PolygonGrid& grid, Scratch& scratch,
-               uint8_t* out) {
-  const auto& kernels = simd::polygon_kernels();
-  const int32_t size = grid.size;
-  std::fill_n(scratch.inside.begin(), int64_t(size) * words_per_row(size), 0);
-  bool finite = true;
-  for (int64_t r = outlines.first_ring(g); r < outlines.end_ring(g); ++r) {
-    const int64_t first = outlines.first_vertex(r), n = outlines.end_vertex(r) - first;
-    if (n <= 0) continue;
-    finite &= kernels.add_turns(outlines.vertices + 2 * first, n, grid, scratch.placed.data(),
-                                scratch.turns.data());
-    kernels.enclose(scratch.turns.data(), scratch.inside.data(), size);
-  }
-  if (finite) {
-    kernels.unpack(scratch.inside.data(), out, size);
-  } else {
-    std::fill_n(out, int64_t(size) * size, 0);
-  }
-}
-
 std::vector<Tensor> mask_targets_polygons(const Tensor& vertices_, const Tensor& rings_,
-                                          const Tensor& instances_, const Tensor& boxes_,
-                                          const Tensor& index_, std::vector<int64_t> sizes) {
+                                          const Tensor& instances_, const Tensor& boxes,
+                                          const Tensor& index, std::vector<int64_t> sizes) {
   const auto vertices = contiguous(to(vertices_, ScalarType::Float));
   const auto rings = contiguous(to(rings_, ScalarType::Long));
   const auto instances = contiguous(to(instances_, ScalarType::Long));
-  const auto boxes = contiguous(to(boxes_, ScalarType::Double));
-  const auto index = contiguous(to(index_, ScalarType::Long));
   const Outlines outlines{vertices.const_data_ptr<float>(),
                           rings.const_data_ptr<int64_t>(),
                           instances.const_data_ptr<int64_t>(),
                           vertices.size(0),
                           rings.size(0) - 1,
                           instances.size(0) - 1};
-  const int64_t rois = boxes.size(0), longest_ring = outlines.longest_ring();
-  const auto* box = boxes.const_data_ptr<double>();
-  const auto* instance = index.const_data_ptr<int64_t>();
-
-  std::vector<Tensor> targets;
-  std::vector<uint8_t*> out;
-  for (const int64_t size : sizes) {
-    targets.push_back(empty(boxes, {rois, size, size}, ScalarType::Byte));
-    out.push_back(targets.back().mutable_data_ptr<uint8_t>());
-  }
+  const int64_t longest_ring = outlines.longest_ring();
   const int64_t largest = sizes.empty() ? 0 : *std::max_element(sizes.begin(), sizes.end());
-  parallel_for(0, rois, kRoisPerTask, [&](int64_t begin, int64_t end) {
-    Scratch scratch(longest_ring, largest);
-    for (int64_t r = begin; r < end; ++r) {
-      const int64_t g = instance[r];
-      const bool exists = 0 <= g && g < outlines.num_instances && is_finite_box(box + 4 * r);
-      for (size_t k = 0; k < sizes.size(); ++k) {
-        const int64_t area = sizes[k] * sizes[k];
-        if (exists) {
-          const auto grid = polygon_grid(box + 4 * r, int32_t(sizes[k]));
-          rasterise(outlines, g, grid, scratch, out[k] + r * area);
-        } else {
-          std::fill_n(out[k] + r * area, area, 0);
-        }
-      }
-    }
-  });
-  return targets;
+  return fill_targets<double>(boxes, index, outlines.num_instances, sizes,
+                              [&] { return Rasteriser(outlines, longest_ring, largest); });
 }
 
 }  // namespace

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ def open_dataset(
     images: str | Path | None = None,
     on_error: OnError = "stop",
     max_pixels: int = MAX_PIXELS,
+    progress: Callable[[int, int], None] | None = None,
 ) -> CocoDataset:
     """Opens a data set and checks it whole.
 
@@ -41,6 +42,7 @@ def open_dataset(
             elsewhere.
         on_error: ``"stop"`` at images and annotations that cannot be used, or ``"skip"`` them.
         max_pixels: Largest image allowed.
+        progress: Called with (scenes done, scenes in all) while shapes are made.
 
     Raises:
         DataError: if there is no data set, or with ``"stop"`` if anything in it cannot be used.
@@ -51,7 +53,7 @@ def open_dataset(
         from dynamask.data.shapes import PRESETS, make_shapes
 
         if source in PRESETS:
-            source = make_shapes(source)
+            source = make_shapes(source, progress=progress)
     source = Path(source)
     if source.suffix == ".json":
         annotations, places = source, [source.parent]

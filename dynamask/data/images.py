@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from dynamask.data.checks import DataError
@@ -20,7 +20,17 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
     *(".ppm", ".pgm", ".jp2", ".avif"),
 )
+# the EXIF tag, and what each of its values but 1 asks for
 ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_image(
@@ -71,11 +81,8 @@ def _read(path: Path, size: tuple[int, int] | None, max_pixels: int) -> Tensor:
                 f"max_pixels = {max_pixels}\n  fix: make it smaller, or raise max_pixels"
             )
         picture = _rgb(image, path)
-        orientation = image.getexif().get(ORIENTATION, 1)
-        stored = (picture.height, picture.width)
-        rotated = stored[::-1] if orientation in (5, 6, 7, 8) else stored
-        if orientation != 1 and (size is None or (size != stored and size == rotated)):
-            picture = ImageOps.exif_transpose(_with_orientation(picture, orientation))
+        if size != (picture.height, picture.width):
+            picture = _upright(picture, _orientation(image), size)
     if size is not None and size != (picture.height, picture.width):
         raise DataError(
             f"data: image {path} is {picture.width} x {picture.height} pixels, but its annotations "
@@ -85,9 +92,20 @@ def _read(path: Path, size: tuple[int, int] | None, max_pixels: int) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 
-def _with_orientation(picture: Image.Image, orientation: int) -> Image.Image:
-    picture.getexif()[ORIENTATION] = orientation
-    return picture
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:
+        # damaged EXIF data are no reason to refuse pixels that are sound
+        return 1
+
+
+def _upright(picture: Image.Image, orientation: int, size: tuple[int, int] | None) -> Image.Image:
+    """Turned as the camera notes, unless that does not give the size wanted."""
+    if orientation not in TURNS:
+        return picture
+    turned = picture.transpose(TURNS[orientation])
+    return turned if size in (None, (turned.height, turned.width)) else picture
 
 
 def _rgb(image: Image.Image, path: Path) -> Image.Image:

@@ -44,7 +44,7 @@ def oracle_iou(
     return iou
 
 
-def needed_size(iou: Tensor, tolerance: float = 0.03) -> Tensor:
+def needed_size(iou: Tensor, tolerance: float = 0.05) -> Tensor:
     """Column of the smallest grid whose IoU is within ``tolerance`` of the best [G] int64."""
     good = iou >= iou.amax(1, keepdim=True) - tolerance
     return good.int().argmax(1)

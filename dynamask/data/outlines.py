@@ -39,8 +39,8 @@ def _unit(rings: list[Ring]) -> list[Ring]:
 
 def gear(detail: float, rng: np.random.Generator) -> list[Ring]:
     """A cogwheel: 5 shallow teeth to 40 deep ones."""
-    teeth = round(_between(5, 40, detail**1.3))
-    root = _between(0.90, 0.70, detail) + rng.uniform(-0.02, 0.02)
+    teeth = round(_between(5, 40, detail**1.8))
+    root = _between(0.93, 0.70, detail) + rng.uniform(-0.02, 0.02)
     points = []
     for tooth in range(teeth):
         for share, radius in ((0.0, root), (0.25, root), (0.32, 1), (0.68, 1), (0.75, root)):
@@ -51,7 +51,7 @@ def gear(detail: float, rng: np.random.Generator) -> list[Ring]:
 
 def ring(detail: float, rng: np.random.Generator) -> list[Ring]:
     """An annulus, from a disc with a hole to a hoop. Outer and inner circle are one outline."""
-    inner = _between(0.45, 0.93, detail**0.7) + rng.uniform(-0.02, 0.02)
+    inner = _between(0.30, 0.93, detail**0.9) + rng.uniform(-0.02, 0.02)
     flat = rng.uniform(0.8, 1.0)
     outer = _circle(96)
     hole = _circle(96, inner)[::-1]
@@ -61,8 +61,8 @@ def ring(detail: float, rng: np.random.Generator) -> list[Ring]:
 
 def star(detail: float, rng: np.random.Generator) -> list[Ring]:
     """Five blunt points to thirty sharp ones."""
-    points = round(_between(5, 30, detail**1.5))
-    inner = _between(0.66, 0.42, detail) + rng.uniform(-0.03, 0.03)
+    points = round(_between(5, 30, detail**2))
+    inner = _between(0.72, 0.42, detail) + rng.uniform(-0.03, 0.03)
     angle = np.arange(2 * points) * math.pi / points
     return [_polar(angle, np.where(np.arange(2 * points) % 2, inner, 1.0))]
 
@@ -71,7 +71,7 @@ def leaf(detail: float, rng: np.random.Generator) -> list[Ring]:
     """A long leaf whose edge is smooth, then ever more finely and deeply toothed."""
     along = np.linspace(0, 1, 500)
     teeth = round(_between(4, 24, detail))
-    depth = _between(0.0, 0.75, detail)
+    depth = _between(0.0, 0.75, detail**1.3)
     saw = (along * teeth) % 1
     width = rng.uniform(0.40, 0.48) * np.sin(math.pi * along) ** 0.8 * (1 - depth * saw)
     upper, lower = np.stack([2 * along - 1, width], 1), np.stack([2 * along - 1, -width], 1)
@@ -80,8 +80,8 @@ def leaf(detail: float, rng: np.random.Generator) -> list[Ring]:
 
 def comb(detail: float, rng: np.random.Generator) -> list[Ring]:
     """A block with 2 wide, short teeth to 16 narrow, long ones."""
-    teeth = round(_between(2, 16, detail))
-    back = _between(0.3, -0.62, min(1.0, 1.3 * detail))
+    teeth = round(_between(2, 16, detail**1.6))
+    back = _between(0.55, -0.62, detail**0.8)
     filled = _between(0.62, 0.42, detail) + rng.uniform(-0.03, 0.03)
     pitch = 2 / (teeth - 1 + filled)
     points = [(-1.0, -0.9), (1.0, -0.9)]
@@ -108,8 +108,8 @@ def flake(detail: float, rng: np.random.Generator) -> list[Ring]:
 
 def tree(detail: float, rng: np.random.Generator) -> list[Ring]:
     """A stout fork to a bush of hair-thin twigs: every stroke is one ring."""
-    levels = round(_between(1, 4, detail))
-    thickness = _between(0.34, 0.075, detail**0.6)
+    levels = round(_between(1, 4, detail**1.2))
+    thickness = _between(0.40, 0.08, detail**0.7)
     strokes: list[Ring] = []
 
     def grow(x: float, y: float, angle: float, length: float, width: float, left: int) -> None:
@@ -131,8 +131,8 @@ def tree(detail: float, rng: np.random.Generator) -> list[Ring]:
 
 def spiral(detail: float, rng: np.random.Generator) -> list[Ring]:
     """A band that winds once, thick, to six times, thin."""
-    turns = _between(0.9, 5.5, detail)
-    filled = _between(0.75, 0.5, detail)
+    turns = _between(0.8, 5.5, detail**1.6)
+    filled = _between(0.95, 0.5, detail**0.7)
     count = round(40 * turns) + 20
     angle = np.linspace(0, TURN * turns, count)
     pitch = 0.9 / (turns + 0.5)

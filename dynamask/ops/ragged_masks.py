@@ -29,6 +29,23 @@ class RaggedMasks(NamedTuple):
         parts = self.values.split([s * s for s in sizes])
         return [part.view(s, s) for part, s in zip(parts, sizes)]
 
+    def select(self, index: Tensor) -> "RaggedMasks":
+        """The masks at ``index``, [K] int64 or [N] bool, in that order."""
+        sizes, starts = self.sizes[index], self.offsets[:-1][index]
+        lengths = sizes * sizes
+        shift = starts - (lengths.cumsum(0) - lengths)  # from the new place to the old one
+        shift = shift.repeat_interleave(lengths)
+        places = torch.arange(shift.shape[0], device=shift.device) + shift
+        return RaggedMasks(self.values[places], sizes)
+
+    @staticmethod
+    def cat(many: "Sequence[RaggedMasks]") -> "RaggedMasks":
+        """The masks of several, one after the other."""
+        if len(many) == 0:
+            return RaggedMasks(torch.empty(0), torch.empty(0, dtype=torch.int64))
+        values = torch.cat([masks.values for masks in many])
+        return RaggedMasks(values, torch.cat([masks.sizes for masks in many]))
+
     @staticmethod
     def of(masks: "Tensor | RaggedMasks | Sequence[Tensor]", op: str = "masks") -> "RaggedMasks":
         """Takes [N, S, S], a list of [S, S] of any sizes, or ragged masks already.
@@ -40,6 +57,7 @@ class RaggedMasks(NamedTuple):
             check_dims(op, "masks.values", masks.values, "T")
             check_dims(op, "masks.sizes", masks.sizes, "N")
             check_int(op, "masks.sizes", masks.sizes)
+            _check_sizes(op, masks)
             return masks
         if isinstance(masks, Tensor):
             check_dims(op, "masks", masks, "N S S")
@@ -51,7 +69,22 @@ class RaggedMasks(NamedTuple):
             if mask.dim() != 2 or mask.shape[0] != mask.shape[1]:
                 raise ValueError(f"{op}: expected square masks [S, S], got {list(mask.shape)}")
         if len(masks) == 0:
-            return RaggedMasks(torch.empty(0), torch.empty(0, dtype=torch.int64))
+            return RaggedMasks.cat([])
         device = masks[0].device
         sizes = torch.tensor([mask.shape[0] for mask in masks], device=device)
         return RaggedMasks(torch.cat([mask.flatten() for mask in masks]), sizes)
+
+
+def _check_sizes(op: str, masks: RaggedMasks) -> None:
+    if torch.compiler.is_compiling() or masks.sizes.device.type != "cpu":
+        return
+    sizes = masks.sizes.tolist()
+    for row, size in enumerate(sizes):
+        if size < 0:
+            raise ValueError(f"{op}: expected masks.sizes of at least 0, got {size} in row {row}")
+    values = sum(size * size for size in sizes)
+    if values != masks.values.shape[0]:
+        raise ValueError(
+            f"{op}: expected masks.values [{values}] for these sizes, "
+            f"got {list(masks.values.shape)}"
+        )

@@ -70,7 +70,7 @@ def of_outline(rings: list[Tensor], box: Tensor, size: int) -> Tensor:
 
 
 def mask_targets(masks, boxes: Tensor, index: Tensor | None = None, sizes=(14, 28, 56, 112)):
-    """`masks` are outlines (vertices, rings, instances) or bitmasks, [G, H, W] or a list of them."""
+    """`masks`: outlines (vertices, rings, instances), or bitmasks, [G, H, W] or a list of them."""
     target = of_outline if isinstance(masks, tuple) else of_bitmask
     if isinstance(masks, tuple):
         vertices, rings, starts = masks

@@ -179,9 +179,7 @@ def test_same_classes(content, write):
     same_classes(train, val)
     content["categories"].append({"id": 1, "name": "emu"})
     write(content, "val")
-    with pytest.raises(
-        DataError, match=r"different categories\n.*: none\n.*second: emu \(1\)"
-    ):
+    with pytest.raises(DataError, match=r"different categories\n.*: none\n.*second: emu \(1\)"):
         same_classes(train, open_dataset(folder, "val"))
 
 

@@ -4,7 +4,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dynamask.data import DataError, read_image
 from dynamask.data.images import ORIENTATION
@@ -131,3 +131,14 @@ def test_the_pixel_budget_is_an_option(tmp_path):
     assert read_image(path, max_pixels=24).shape == (3, 4, 6)
     with pytest.raises(DataError, match="has 6 x 4 pixels, more than max_pixels = 23"):
         read_image(path, max_pixels=23)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_pillows(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    noise = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    assert np.array_equal(read_image(tmp_path / "a.png").permute(1, 2, 0), expected)
