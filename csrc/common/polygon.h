@@ -35,12 +35,12 @@ DYNAMASK_HOST_DEVICE double limited(double x, double high) {
 }
 
 DYNAMASK_HOST_DEVICE int32_t columns_left_of(double fine_x, int32_t width) {
-  return int32_t(limited(fine_x + 2, 5. * width)) / 5;
+  return int32_t(int64_t(limited(fine_x + 2, 5. * width)) / 5);
 }
 
 // The first row below a turn at v on the fine grid, in [0, height]
 DYNAMASK_HOST_DEVICE int32_t row_below(double fine_y, int32_t height) {
-  return (int32_t(limited(fine_y, 5. * height)) + 2) / 5;
+  return int32_t((int64_t(limited(fine_y, 5. * height)) + 2) / 5);
 }
 
 DYNAMASK_HOST_DEVICE FineVertex fine_vertex(double x, double y, int32_t width) {
