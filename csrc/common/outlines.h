@@ -28,10 +28,9 @@ inline rle::Runs fill_rings(const std::vector<Ring>& rings, int64_t height, int6
     for (size_t i = 0; i + 1 < rings[r].size(); i += 2)
       corners.push_back(fine_vertex(rings[r][i], rings[r][i + 1], int32_t(width)));
     for (size_t i = 0; i < corners.size(); ++i)
-      for_each_turn(corners[i], corners[(i + 1) % corners.size()], int32_t(height),
-                    [&](int32_t column, int32_t row) {
-                      turns.push_back({column * height + row, r});
-                    });
+      for_each_turn(
+          corners[i], corners[(i + 1) % corners.size()], int32_t(height),
+          [&](int32_t column, int32_t row) { turns.push_back({column * height + row, r}); });
   }
   std::sort(turns.begin(), turns.end(),
             [](const Turn& a, const Turn& b) { return a.pixel < b.pixel; });
@@ -61,10 +60,11 @@ inline rle::Runs fill_rings(const std::vector<Ring>& rings, int64_t height, int6
 // In each column a run of foreground has a side of length one at its top and one at its bottom.
 // Every such side ends at a vertical line on its left and one on its right; along a line the ends
 // pair up, each pair joined by a piece of outline. So the sides form closed rings: an outer one per
-// 4-connected component and one per hole. The first side of an outer ring, going down the columns, is
-// a top, that of a hole a bottom, with the top of the same run on a ring already known. To join a
-// hole to it, the left ends of these two sides are paired with each other, and their former partners
-// too. All four are on one line, and edges along a line fill nothing: the mask is the same.
+// 4-connected component and one per hole. The first side of an outer ring, going down the columns,
+// is a top, that of a hole a bottom, with the top of the same run on a ring already known. To join
+// a hole to it, the left ends of these two sides are paired with each other, and their former
+// partners too. All four are on one line, and edges along a line fill nothing: the mask is the
+// same.
 class OutlineTracer {
  public:
   OutlineTracer(const rle::Runs& runs, int64_t height, int64_t width) {

@@ -14,10 +14,8 @@ namespace {
 
 void check_ring(const dynamask::Ring& ring, size_t index) {
   const auto where = " in ring " + std::to_string(index);
-  if (ring.size() % 2)
-    rle::refuse("an even count of numbers" + where, std::to_string(ring.size()));
-  if (ring.size() < 6)
-    rle::refuse("at least 3 corners" + where, std::to_string(ring.size() / 2));
+  if (ring.size() % 2) rle::refuse("an even count of numbers" + where, std::to_string(ring.size()));
+  if (ring.size() < 6) rle::refuse("at least 3 corners" + where, std::to_string(ring.size() / 2));
   for (size_t i = 0; i < ring.size(); ++i)
     if (!std::isfinite(ring[i]))
       rle::refuse("finite numbers" + where,
