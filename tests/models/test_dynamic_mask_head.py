@@ -66,6 +66,7 @@ def test_stages_halve_channels_and_double_sizes():
     with torch.no_grad():
         head(head.context(pyramid(), [IMAGE, IMAGE]), instances)
     assert [tuple(x.shape) for x in seen] == [(3, 16, 28, 28), (3, 8, 56, 56), (3, 4, 112, 112)]
+    assert all(x.is_contiguous(memory_format=torch.channels_last) for x in seen)
 
 
 @pytest.mark.parametrize("mode", ["dynamic", "size", "fixed=0", "fixed=3"])
@@ -110,6 +111,19 @@ def test_nobody_needs_a_stage_nobody_runs_it(monkeypatch):
                 patch.setattr(stage, "forward", never)
                 patch.setattr(stage, "project", never)
             head(context, some_instances(3))
+
+
+def test_slices_change_nothing(monkeypatch):
+    head, instances, features = a_head(mode="fixed=112").eval(), some_instances(5), pyramid()
+    calls, masks = [], []
+    head.pyramid.stages[1].register_forward_hook(lambda *call: calls.append(call))
+    for numbers in (1 << 30, 1):
+        monkeypatch.setattr(head.pyramid, "slice_numbers", numbers)
+        with torch.no_grad():
+            masks.append(head(head.context(features, [IMAGE] * 2), instances).values)
+    assert [len(y) for _, _, y in calls] == [5, 1, 1, 1, 1, 1]
+    assert all(y.is_contiguous(memory_format=torch.channels_last) for _, _, y in calls)
+    torch.testing.assert_close(*masks, rtol=1e-5, atol=1e-5)
 
 
 def test_inference_repeats_itself():
@@ -198,6 +212,16 @@ def test_auxiliary_loss_keeps_every_size_trained():
     _, losses = step(head, some_instances(3))
     sum(losses.values()).backward()
     assert all(exit.mask.weight.grad.any() for exit in head.pyramid.exits)
+
+
+def test_a_box_of_nan_costs_nothing_but_itself():
+    head, instances, features = a_head(mode="fixed=2").eval(), some_instances(3), pyramid()
+    with torch.no_grad():
+        good = head(head.context(features, [IMAGE] * 2), instances).split()
+        instances.boxes[1] = float("nan")
+        bad = head(head.context(features, [IMAGE] * 2), instances).split()
+    assert torch.equal(good[0], bad[0])
+    assert torch.equal(good[2], bad[2])
 
 
 def test_default_budget_follows_the_channels():
