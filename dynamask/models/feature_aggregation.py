@@ -69,9 +69,10 @@ class FeatureAggregation(nn.Module):
         x = F.relu_(self.reduce(x))
         x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
         p = F.relu_(self.project_crop(self.crop(projected, rois, x.shape[-1])))
-        aligned = F.relu_(self.align(x, self.offset1(torch.cat([x, p], 1))))
-        fused = aligned + p
-        return F.relu_(self.attend(fused, self.offset2(fused)))
+        aligned = self.align(x, self.offset1(torch.cat([x, p], 1)))
+        fused = F.relu(aligned, inplace=not aligned.requires_grad) + p
+        attended = self.attend(fused, self.offset2(fused))
+        return F.relu(attended, inplace=not attended.requires_grad)
 
     def macs(self, size: int) -> int:
         """MACs of one RoI whose incoming features are ``size`` x ``size``, without the level's."""
