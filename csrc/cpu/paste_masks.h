@@ -52,12 +52,7 @@ class MaskPaster {
  public:
   // Lines are the columns of the image, or its rows.
   MaskPaster(PasteMode mode, double threshold, int64_t height, int64_t width, bool columns)
-      : mode_(mode),
-        height_(static_cast<int32_t>(height)),
-        width_(static_cast<int32_t>(width)),
-        across_(columns ? width : height),
-        along_(columns ? height : width),
-        at_((columns ? height : width) + 1) {
+      : mode_(mode), height_(static_cast<int32_t>(height)), width_(static_cast<int32_t>(width)) {
     lines_.columns = columns;
     lines_.threshold = static_cast<float>(threshold);
   }
@@ -82,9 +77,9 @@ class MaskPaster {
  private:
   // The table of one axis, without the pixels at both ends that read zero.
   struct Axis {
-    explicit Axis(int64_t pixels) : cell(pixels), before(pixels), after(pixels) {}
-
     bool tabulate(const simd::PasteMasksKernels& kernels, const PasteAxis& axis, int64_t size) {
+      const int64_t pixels = axis.end - axis.begin;
+      cell.resize(pixels), before.resize(pixels), after.resize(pixels);
       kernels.tabulate(axis, static_cast<int32_t>(size),
                        {cell.data(), before.data(), after.data()});
       int32_t begin = 0, end = axis.end - axis.begin;
@@ -108,8 +103,8 @@ class MaskPaster {
   };
 
   void load(const float* mask, int64_t size, SumOrder order, const PasteAxis& along) {
-    constexpr int64_t kRoom = 16;  // a vector may be read from the last sample on
-    lines_.stride = (size + 2 + kRoom - 1) / kRoom * kRoom;
+    constexpr int64_t kRoom = 16;            // a vector may be read from the last sample on
+    lines_.stride = (size + 2 + 3) / 4 * 4;  // not more: powers of two share cache lines
     samples_.resize((size + 2) * lines_.stride + kRoom);
     values_.resize(size + 2 + 2 * kRoom);
     const float largest = kernels_.pad(mask, size, lines_.columns, samples_.data(), lines_.stride);
@@ -129,6 +124,7 @@ class MaskPaster {
     for (int32_t i = 0; i < along_.count; ++i)
       while (next <= cell[i]) first_pixel_[next++] = i;
     first_pixel_[next] = along_.count;
+    at_.resize(along_.count + 1);
     lines_.first_pixel = first_pixel_.data();
     lines_.pixels_per_cell = along.grid ? along.extent / static_cast<float>(size) : 1 / along.scale;
   }

@@ -62,10 +62,10 @@ DYNAMASK_HOST_DEVICE PasteAxis grid_axis(float low, float high, int32_t pixels) 
   return axis;
 }
 
-// Truncates, and keeps what no image reaches within 32 bits.
+// Truncates, and keeps what no image reaches, and NaN, within 32 bits.
 DYNAMASK_HOST_DEVICE int32_t truncate(float x) {
   constexpr float limit = 1 << 30;
-  return static_cast<int32_t>(x > limit ? limit : x < -limit ? -limit : x);
+  return static_cast<int32_t>(x > limit ? limit : x > -limit ? x : -limit);
 }
 
 // `pixels_of_box` gets the size interpolate() is asked for.

@@ -133,7 +133,7 @@ def check_paste(
     check_dims(op, "boxes", boxes, "N 4")
     check_float(op, "boxes", boxes)
     check_size(op, "boxes", ragged.sizes.shape[0], boxes.shape[0])
-    if len(image_size) != 2 or not all(0 <= size < 2**31 for size in image_size):
+    if len(image_size) != 2 or not all(0 <= size < 2**30 for size in image_size):
         raise ValueError(f"{op}: expected image_size (height, width), got {tuple(image_size)}")
     if not 0 < threshold < float("inf"):
         raise ValueError(f"{op}: expected threshold above 0, got {threshold}")
