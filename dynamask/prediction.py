@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -133,6 +134,27 @@ class Prediction:
                 }
             )
         return entries
+
+    def to_supervision(self) -> Any:
+        """As ``supervision.Detections``; masks become full pictures, which that library takes.
+
+        Raises:
+            ImportError: if supervision is not installed.
+        """
+        try:
+            from supervision import Detections
+        except ImportError as error:
+            raise ImportError("to_supervision needs `pip install supervision`") from error
+        return Detections(
+            xyxy=self.boxes.float().cpu().numpy(),
+            mask=self.dense().cpu().numpy(),
+            confidence=self.scores.float().cpu().numpy(),
+            class_id=self.labels.cpu().numpy(),
+            data={
+                "class_name": np.array(self.names, dtype=str),
+                "mask_size": self.mask_size.cpu().numpy(),
+            },
+        )
 
     def plot(
         self,

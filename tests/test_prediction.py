@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -74,6 +75,23 @@ def test_to_coco_goes_through_json():
     assert entries[1]["bbox"] == [20, 10, 20, 20]
     assert entries[2]["mask_size"] == 112
     assert coco_mask.area(entries[0]["segmentation"]) == 64
+
+
+def test_to_supervision_says_what_it_needs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ImportError, match="pip install supervision"):
+        prediction().to_supervision()
+
+
+def test_to_supervision():
+    pytest.importorskip("supervision")
+    found = prediction()
+    detections = found.to_supervision()
+    assert len(detections) == 3
+    assert detections.mask.dtype == bool
+    assert np.array_equal(detections.mask, found.dense().numpy())
+    assert detections.data["class_name"].tolist() == ["dog", "cat", "dog"]
+    assert detections[detections.data["mask_size"] > 14].class_id.tolist() == [0, 1]
 
 
 def test_nothing_found():

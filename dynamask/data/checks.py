@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
 from dynamask import rle
+from dynamask.errors import InputError
 
 OnError = Literal["stop", "skip"]
 SHOWN = 20
 
 
-class DataError(ValueError):
+class DataError(InputError):
     """A data set that cannot be used. The message says what, where and the fix."""
 
 
