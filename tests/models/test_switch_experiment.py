@@ -19,7 +19,7 @@ def losses_of_all_sizes(difficulty):
     return 3 * (0.1 + difficulty[:, None] * torch.tensor([1.0, 0.5, 0.25, 0.125]))
 
 
-def train_switch(budget, lambda2, steps=1000, batch=1024):
+def train_switch(budget, lambda2, steps=1000, batch=512):
     """Returns the mean cost, and how far the chosen sizes follow the difficulty."""
     torch.manual_seed(0)
     switch = nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 4))
