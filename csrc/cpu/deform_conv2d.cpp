@@ -40,9 +40,11 @@ DeformConv2dShape deform_conv2d_shape(const Tensor& input, const Tensor& offset,
   };
   require(s.out_height > 0 && s.out_width > 0 && has_plane_per(offset, 2));
   require(!mask || has_plane_per(*mask, 1));
-  STD_TORCH_CHECK((s.height + 3) * (s.width + 2) <= INT32_MAX,
-                  "deform_conv2d: expected images of fewer than 2^31 pixels, got ", s.height, " x ",
-                  s.width);
+  // pixels are counted in 32 bits, and rows in floats
+  STD_TORCH_CHECK(
+      (s.height + 3) * (s.width + 2) <= INT32_MAX && std::max(s.height, s.width) < (1 << 24),
+      "deform_conv2d: expected images of fewer than 2^24 rows and columns and 2^31 pixels, got ",
+      s.height, " x ", s.width);
   return s;
 }
 
@@ -88,7 +90,7 @@ std::vector<ColumnChunk> column_chunks(const DeformConv2dShape& s, int64_t limit
 
 namespace {
 
-constexpr int64_t kTilePixels = 96;
+constexpr int64_t kTilePixels = 144;
 constexpr int64_t kChunkColumns = 256;
 
 // The weights of each group as panels [column, panel of out channels], the last filled with zeros.

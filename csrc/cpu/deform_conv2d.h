@@ -70,8 +70,9 @@ Images<T> write_images(const Tensor& t) {
 }
 
 // Images [height + 2, width + 2, channels] with a ring of zeros, so that all four neighbours of a
-// position can be read without asking where it is. Below each lies one more row of zeros: pixel
-// (height + 1, 0) and its neighbours are where positions outside of the image read.
+// position can be read without asking where it is. Below each lies one more row of zeros, since
+// positions outside are moved to row `height` or column `width` (whose right neighbour is the left
+// end of the next row).
 template <typename T>
 class RingedImages {
  public:
@@ -81,7 +82,7 @@ class RingedImages {
         image_((s.height + 3) * row_),
         height_(s.height),
         width_(s.width),
-        memory_(count * image_ + kSlack) {
+        memory_(count * image_ + channels_ + kSlack) {
     memory_.fill_with_zeros();
   }
 

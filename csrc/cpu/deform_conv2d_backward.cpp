@@ -146,7 +146,7 @@ class Backward {
     const int64_t planes = s_.offset_groups * s_.taps();
     Scratch<T> columns(tiles_.size * columns_row(widest)), products(tiles_.size * 4);
     Scratch<T> offset_planes(needs_products() ? 2 * planes * tiles_.size : 0);
-    Scratch<T> mask_planes(to_.mask ? planes * tiles_.size : 0);
+    Scratch<T> mask_planes(needs_products() && mask_ ? planes * tiles_.size : 0);
     if (to_.input) grad_images.fill_with_zeros(slot);
     for (int64_t tile = 0; tile < tiles_.count; ++tile) {
       const int64_t first = tiles_.begin(tile), pixels = tiles_.length(tile);
@@ -163,7 +163,7 @@ class Backward {
                 const T* grad = columns.data() + column;
                 if (needs_products()) {
                   T* grad_y = offset_planes.data() + 2 * plane * tiles_.size;
-                  T* grad_mask = to_.mask ? mask_planes.data() + plane * tiles_.size : nullptr;
+                  T* grad_mask = mask_planes.data() + plane * tiles_.size;
                   kernel_.multiply(reads, pixels, images.channels(slot, channel, count), grad, row,
                                    products.data());
                   kernel_.add_offset_gradients(tap, products.data(), grad_y, grad_y + tiles_.size,

@@ -37,18 +37,17 @@ struct DeformConv2dShape {
   DYNAMASK_HOST_DEVICE int64_t offset_group_channels() const { return channels / offset_groups; }
 };
 
-// Where one tap of one output pixel reads: between rows y and y + 1, columns x and x + 1, all of
-// them in [-1, height] x [-1, width]; fy and fx in [0, 1) say how far below and right of (y, x).
+// Where one tap of one output pixel reads: between rows y and y + 1, columns x and x + 1; fy and fx
+// in [0, 1) say how far below and right of (y, x). A coordinate outside, or one that is no number,
+// is moved to the far edge (y = height, x = width), where all neighbours are zeros.
 template <typename T>
 struct DeformSample {
-  int32_t y, x;
+  int32_t y, x;  // in [-1, height], [-1, width]
   T fy, fx;
-  bool inside;  // if not, the sample is zero and so are its derivatives; y = x = 0
 
   DYNAMASK_HOST_DEVICE DeformSample(int32_t height, int32_t width, T v, T u) {
-    inside = (v >= T(-1)) & (u >= T(-1)) & (v < T(height)) & (u < T(width));  // false for NaN
-    v = inside ? v : T(0);
-    u = inside ? u : T(0);
+    v = (v >= T(-1)) & (v < T(height)) ? v : T(height);
+    u = (u >= T(-1)) & (u < T(width)) ? u : T(width);
     y = static_cast<int32_t>(v);
     x = static_cast<int32_t>(u);
     y -= T(y) > v;  // towards minus infinity; std::floor is a call before SSE4.1

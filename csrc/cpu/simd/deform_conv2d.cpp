@@ -6,6 +6,8 @@
 namespace dynamask::simd::DYNAMASK_VARIANT {
 namespace {
 
+// Everything is passed by value: what a store might alias would be loaded again after each.
+
 template <typename T>
 DYNAMASK_INLINE DeformSample<T> sample_of(const DeformTap<T>& tap, int64_t p) {
   return DeformSample<T>(tap.height, tap.width, tap.window_y[p] + tap.tap_y + tap.offset_y[p],
@@ -13,122 +15,154 @@ DYNAMASK_INLINE DeformSample<T> sample_of(const DeformTap<T>& tap, int64_t p) {
 }
 
 template <typename T, bool HasMask>
-DYNAMASK_INLINE void locate_all(const DeformTap<T>& tap, const DeformReads<T>& reads) {
-  const int32_t row = tap.width + 2, outside = (tap.height + 1) * row;
-  int32_t* __restrict pixel = reads.pixel;
-  T* __restrict w0 = reads.weight[0];
-  T* __restrict w1 = reads.weight[1];
-  T* __restrict w2 = reads.weight[2];
-  T* __restrict w3 = reads.weight[3];
-  for (int64_t p = 0; p < tap.pixels; ++p) {
+DYNAMASK_INLINE void locate_all(DeformTap<T> tap, DeformReads<T> reads) {
+  const int32_t row = tap.width + 2;
+  for (int64_t p = 0; p < tap.pixels; p += 64 / sizeof(T)) {
+    __builtin_prefetch(tap.offset_y + tap.pixels + p);
+    __builtin_prefetch(tap.offset_x + tap.pixels + p);
+    if (HasMask) __builtin_prefetch(tap.mask + tap.pixels + p);
+  }
+#pragma GCC ivdep
+  for (int64_t p = 0; p < tap.pixels; ++p) {  // for the compiler to vectorise
     const auto s = sample_of(tap, p);
     const T mask = HasMask ? tap.mask[p] : T(1);
-    pixel[p] = s.inside ? (s.y + 1) * row + s.x + 1 : outside;
-    w0[p] = mask * s.top_left();
-    w1[p] = mask * s.top_right();
-    w2[p] = mask * s.bottom_left();
-    w3[p] = mask * s.bottom_right();
+    reads.pixel[p] = (s.y + 1) * row + s.x + 1;
+    reads.weight[0][p] = mask * s.top_left();
+    reads.weight[1][p] = mask * s.top_right();
+    reads.weight[2][p] = mask * s.bottom_left();
+    reads.weight[3][p] = mask * s.bottom_right();
   }
 }
 
 template <typename T>
-void locate(const DeformTap<T>& tap, const DeformReads<T>& reads) {
+void locate(DeformTap<T> tap, DeformReads<T> reads) {
   if (tap.mask)
     locate_all<T, true>(tap, reads);
   else
     locate_all<T, false>(tap, reads);
 }
 
+// The four neighbours of a pixel's tap, by the address of their first channel.
 template <typename T>
-void sample(const DeformReads<T>& reads, int64_t pixels, const DeformImage<const T>& image, T* out,
+struct Corners {
+  T *top_left, *top_right, *bottom_left, *bottom_right;
+
+  DYNAMASK_INLINE Corners at(DeformImage<T> image, int32_t pixel) {
+    T* top = image.data + pixel * image.channels;
+    T* bottom = top + image.row;
+    return {top, top + image.channels, bottom, bottom + image.channels};
+  }
+};
+
+template <typename T>
+struct CornerWeights {
+  Vec<T> w0, w1, w2, w3;
+
+  DYNAMASK_INLINE CornerWeights at(const DeformReads<T>& reads, int64_t p) {
+    return {splat(reads.weight[0][p]), splat(reads.weight[1][p]), splat(reads.weight[2][p]),
+            splat(reads.weight[3][p])};
+  }
+};
+
+template <typename T>
+DYNAMASK_INLINE Vec<T> mix(const Corners<const T>& from, const CornerWeights<T>& w, int64_t c) {
+  const Vec<T> top = fma<T>(w.w1, load(from.top_right + c), w.w0 * load(from.top_left + c));
+  return fma<T>(w.w3, load(from.bottom_right + c), fma<T>(w.w2, load(from.bottom_left + c), top));
+}
+
+template <typename T>
+void sample(DeformReads<T> reads, int64_t pixels, DeformImage<const T> image, T* out,
             int64_t out_row) {
   constexpr int64_t step = kLanes<T>;
   for (int64_t p = 0; p < pixels; ++p) {
-    const T* top = image.data + reads.pixel[p] * image.channels;
-    const T* bottom = top + image.row;
-    const Vec<T> w0 = broadcast(reads.weight[0][p]), w1 = broadcast(reads.weight[1][p]);
-    const Vec<T> w2 = broadcast(reads.weight[2][p]), w3 = broadcast(reads.weight[3][p]);
+    const auto from = Corners<const T>::at(image, reads.pixel[p]);
+    const auto w = CornerWeights<T>::at(reads, p);
     T* to = out + p * out_row;
-    for (int64_t c = 0; c < image.count; c += step) {
-      Vec<T> sum = w0 * load(top + c);
-      sum = fma<T>(w1, load(top + image.channels + c), sum);
-      sum = fma<T>(w2, load(bottom + c), sum);
-      sum = fma<T>(w3, load(bottom + image.channels + c), sum);
-      store(to + c, sum);
+    int64_t c = 0;
+    for (; c + step < image.count; c += 2 * step) {
+      const Vec<T> first = mix<T>(from, w, c), second = mix<T>(from, w, c + step);
+      store(to + c, first);
+      store(to + c + step, second);
     }
+    if (c < image.count) store(to + c, mix<T>(from, w, c));
   }
 }
 
 template <typename T>
-void multiply(const DeformReads<T>& reads, int64_t pixels, const DeformImage<const T>& image,
-              const T* grad, int64_t grad_row, T* products) {
+void multiply(DeformReads<T> reads, int64_t pixels, DeformImage<const T> image, const T* grad,
+              int64_t grad_row, T* products) {
   constexpr int64_t step = kLanes<T>;
-  const int64_t right = image.channels, whole = image.count / step * step;
   for (int64_t p = 0; p < pixels; ++p) {
-    const T* top = image.data + reads.pixel[p] * image.channels;
-    const T* bottom = top + image.row;
+    const auto from = Corners<const T>::at(image, reads.pixel[p]);
     const T* g = grad + p * grad_row;
     Vec<T> s0{}, s1{}, s2{}, s3{};
-    for (int64_t c = 0; c < whole; c += step) {
+    int64_t c = 0;
+    for (; c + step <= image.count; c += step) {
       const Vec<T> x = load(g + c);
-      s0 = fma<T>(x, load(top + c), s0);
-      s1 = fma<T>(x, load(top + right + c), s1);
-      s2 = fma<T>(x, load(bottom + c), s2);
-      s3 = fma<T>(x, load(bottom + right + c), s3);
+      s0 = fma<T>(x, load(from.top_left + c), s0);
+      s1 = fma<T>(x, load(from.top_right + c), s1);
+      s2 = fma<T>(x, load(from.bottom_left + c), s2);
+      s3 = fma<T>(x, load(from.bottom_right + c), s3);
     }
     T* sums = products + 4 * p;
     sum4<T>(s0, s1, s2, s3, sums);
-    for (int64_t c = whole; c < image.count; ++c) {
-      sums[0] += g[c] * top[c];
-      sums[1] += g[c] * top[right + c];
-      sums[2] += g[c] * bottom[c];
-      sums[3] += g[c] * bottom[right + c];
+    for (; c < image.count; ++c) {
+      sums[0] += g[c] * from.top_left[c];
+      sums[1] += g[c] * from.top_right[c];
+      sums[2] += g[c] * from.bottom_left[c];
+      sums[3] += g[c] * from.bottom_right[c];
     }
   }
 }
 
-template <typename T>
-void add_offset_gradients(const DeformTap<T>& tap, const T* products, T* grad_y, T* grad_x,
-                          T* grad_mask) {
+template <typename T, bool HasMask>
+DYNAMASK_INLINE void add_all_offset_gradients(DeformTap<T> tap, const T* __restrict products,
+                                              T* __restrict grad_y, T* __restrict grad_x,
+                                              T* __restrict grad_mask) {
   for (int64_t p = 0; p < tap.pixels; ++p) {
     const T* s = products + 4 * p;
-    const DeformSampleGrad<T> grad(sample_of(tap, p), tap.mask ? tap.mask[p] : T(1), s[0], s[1],
+    const DeformSampleGrad<T> grad(sample_of(tap, p), HasMask ? tap.mask[p] : T(1), s[0], s[1],
                                    s[2], s[3]);
     grad_y[p] += grad.y;
     grad_x[p] += grad.x;
-    if (grad_mask) grad_mask[p] += grad.mask;
+    if (HasMask) grad_mask[p] += grad.mask;
   }
 }
 
 template <typename T>
-DYNAMASK_INLINE void add_to(T* p, Vec<T> a, Vec<T> b) {
+void add_offset_gradients(DeformTap<T> tap, const T* products, T* grad_y, T* grad_x, T* grad_mask) {
+  if (tap.mask)
+    add_all_offset_gradients<T, true>(tap, products, grad_y, grad_x, grad_mask);
+  else
+    add_all_offset_gradients<T, false>(tap, products, grad_y, grad_x, nullptr);
+}
+
+template <typename T>
+DYNAMASK_INLINE void add_product(T* p, Vec<T> a, Vec<T> b) {
   store(p, fma<T>(a, b, load(p)));
 }
 
 template <typename T>
-void scatter(const DeformReads<T>& reads, int64_t pixels, const T* grad, int64_t grad_row,
-             const DeformImage<T>& image) {
+void scatter(DeformReads<T> reads, int64_t pixels, const T* grad, int64_t grad_row,
+             DeformImage<T> image) {
   constexpr int64_t step = kLanes<T>;
-  const int64_t right = image.channels, whole = image.count / step * step;
   for (int64_t p = 0; p < pixels; ++p) {
-    T* top = image.data + reads.pixel[p] * image.channels;
-    T* bottom = top + image.row;
+    const auto to = Corners<T>::at(image, reads.pixel[p]);
+    const auto w = CornerWeights<T>::at(reads, p);
     const T* g = grad + p * grad_row;
-    const T w[4] = {reads.weight[0][p], reads.weight[1][p], reads.weight[2][p], reads.weight[3][p]};
-    const Vec<T> w0 = broadcast(w[0]), w1 = broadcast(w[1]);
-    const Vec<T> w2 = broadcast(w[2]), w3 = broadcast(w[3]);
-    for (int64_t c = 0; c < whole; c += step) {
+    int64_t c = 0;
+    for (; c + step <= image.count; c += step) {
       const Vec<T> x = load(g + c);
-      add_to<T>(top + c, w0, x);
-      add_to<T>(top + right + c, w1, x);
-      add_to<T>(bottom + c, w2, x);
-      add_to<T>(bottom + right + c, w3, x);
+      add_product<T>(to.top_left + c, w.w0, x);
+      add_product<T>(to.top_right + c, w.w1, x);
+      add_product<T>(to.bottom_left + c, w.w2, x);
+      add_product<T>(to.bottom_right + c, w.w3, x);
     }
-    for (int64_t c = whole; c < image.count; ++c) {
-      top[c] += w[0] * g[c];
-      top[right + c] += w[1] * g[c];
-      bottom[c] += w[2] * g[c];
-      bottom[right + c] += w[3] * g[c];
+    for (; c < image.count; ++c) {
+      to.top_left[c] += reads.weight[0][p] * g[c];
+      to.top_right[c] += reads.weight[1][p] * g[c];
+      to.bottom_left[c] += reads.weight[2][p] * g[c];
+      to.bottom_right[c] += reads.weight[3][p] * g[c];
     }
   }
 }

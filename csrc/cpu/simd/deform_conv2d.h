@@ -34,19 +34,19 @@ struct DeformImage {
 
 template <typename T>
 struct DeformConv2dKernel {
-  void (*locate)(const DeformTap<T>& tap, const DeformReads<T>& reads);
+  void (*locate)(DeformTap<T> tap, DeformReads<T> reads);
   // out[p, c] = sum of weighted neighbours. Writes whole vectors, so up to a vector too far.
-  void (*sample)(const DeformReads<T>& reads, int64_t pixels, const DeformImage<const T>& image,
-                 T* out, int64_t out_row);
+  void (*sample)(DeformReads<T> reads, int64_t pixels, DeformImage<const T> image, T* out,
+                 int64_t out_row);
   // products[4 * p + corner] = sum over c of grad[p, c] * neighbour[p, corner, c]
-  void (*multiply)(const DeformReads<T>& reads, int64_t pixels, const DeformImage<const T>& image,
-                   const T* grad, int64_t grad_row, T* products);
-  // Adds the gradients of offset and mask to the three arrays, mask only if not nullptr.
-  void (*add_offset_gradients)(const DeformTap<T>& tap, const T* products, T* grad_y, T* grad_x,
+  void (*multiply)(DeformReads<T> reads, int64_t pixels, DeformImage<const T> image, const T* grad,
+                   int64_t grad_row, T* products);
+  // Adds the gradients of offset and mask to the three arrays, to grad_mask only if tap.mask is.
+  void (*add_offset_gradients)(DeformTap<T> tap, const T* products, T* grad_y, T* grad_x,
                                T* grad_mask);
   // neighbour[p, corner, c] += weight[corner, p] * grad[p, c]
-  void (*scatter)(const DeformReads<T>& reads, int64_t pixels, const T* grad, int64_t grad_row,
-                  const DeformImage<T>& image);
+  void (*scatter)(DeformReads<T> reads, int64_t pixels, const T* grad, int64_t grad_row,
+                  DeformImage<T> image);
 };
 
 struct DeformConv2dKernels {

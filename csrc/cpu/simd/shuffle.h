@@ -42,6 +42,12 @@ struct Shuffle {
   }
 };
 
+// x in all lanes. x - 0 is x whatever its sign, so this is no arithmetic; 0 + x would be.
+template <typename T>
+DYNAMASK_INLINE Vec<T> splat(T x) {
+  return x - Vec<T>{};
+}
+
 // a0 b0 a1 b1 ...: of the lower, and of the upper, halves of a and b.
 template <typename T>
 DYNAMASK_INLINE Vec<T> interleave_low(Vec<T> a, Vec<T> b) {
