@@ -8,13 +8,11 @@ from dynamask.ops.edge_targets import edge_targets
 from dynamask.ops.encode_masks import encode_masks
 from dynamask.ops.mask_targets import mask_targets
 from dynamask.ops.multiscale_roi_align import MultiScaleRoIAlign, multiscale_roi_align
+from dynamask.ops.nms import batched_nms, batched_nms_fixed, nms
 from dynamask.ops.paste_masks import PackedMasks, paste_masks
 from dynamask.ops.polygons import Polygons
 from dynamask.ops.ragged_masks import RaggedMasks
 from dynamask.ops.roi_align import RoIAlign, roi_align
-
-# ---- shims until the real operators land: delete the line of an op when its own file comes ----
-from dynamask.ops._pending import batched_nms, batched_nms_fixed, nms  # isort: skip
 
 __all__ = [
     "Buckets",
