@@ -60,7 +60,7 @@ def chosen_size_loss(
 
 def expected_cost(choice: Tensor, costs: Sequence[float]) -> Tensor:
     """Mean cost of a mask, in the unit of ``costs`` [K], for the rows of ``choice`` [N, K]."""
-    return (choice @ choice.new_tensor(costs)).mean()
+    return (choice * choice.new_tensor(costs)).sum(1).mean()
 
 
 def budget_loss(

@@ -6,6 +6,7 @@ import torch
 from dynamask.models.dynamic_mask_head import DynamicMaskHead
 from dynamask.models.instances import Instances
 from dynamask.models.macs import count_macs
+from dynamask.models.region_pyramid import MaskContext
 from dynamask.ops import Polygons, RaggedMasks
 
 CLASSES, CHANNELS, IMAGE = 5, 32, (128, 160)
@@ -222,6 +223,30 @@ def test_a_box_of_nan_costs_nothing_but_itself():
         bad = head(head.context(features, [IMAGE] * 2), instances).split()
     assert torch.equal(good[0], bad[0])
     assert torch.equal(good[2], bad[2])
+
+
+def test_losses_stay_in_fp32_under_autocast():
+    with torch.autocast("cpu", torch.bfloat16):
+        codes, losses = step(a_head(), some_instances(3))
+    assert {x.dtype for x in codes.masks} == {torch.bfloat16}
+    assert {x.dtype for x in losses.values()} == {torch.float32}
+    sum(losses.values()).backward()
+
+
+def test_every_size_compiles_without_a_graph_break():
+    head, instances = a_head().eval(), some_instances(2)
+    context = head.context(pyramid(), [IMAGE, IMAGE])
+    features = head.roi_features(context, instances)
+
+    def every_size(features, *levels):
+        fresh = MaskContext(list(levels), context.image_areas)
+        return head.pyramid.every_size(features, fresh, instances)[0]
+
+    compiled = torch.compile(every_size, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        actual = compiled(features, *context.features)
+        expected = every_size(features, *context.features)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_default_budget_follows_the_channels():
