@@ -37,9 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # the reader of a pipe went away; keep Python from complaining again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception:
+    except Exception as error:
         import dynamask
 
+        if _is_about_data(error):
+            print(f"dynamask: {error}", file=sys.stderr)
+            return 2
         traceback.print_exc()
         print(
             f"dynamask: a bug of ours (dynamask {dynamask.__version__}). Please report the lines "
@@ -48,6 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 1
     return 0
+
+
+def _is_about_data(error: Exception) -> bool:
+    """Whether the data set is to blame; asked so that nothing is imported that has not been yet."""
+    checks = sys.modules.get("dynamask.data.checks")
+    return checks is not None and isinstance(error, checks.DataError)
 
 
 class _Parser(argparse.ArgumentParser):
