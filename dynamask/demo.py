@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynamask import rle
 from dynamask.charts import Series, bar_chart, line_chart
-from dynamask.checkpoint import BUNDLED, choose_mask_size
+from dynamask.checkpoint import BUNDLED, choose_mask_size, read_weights
 from dynamask.config import Config, load_config
 from dynamask.data import make_shapes, open_dataset
 from dynamask.evaluate import Evaluation, evaluate
@@ -86,9 +86,11 @@ def demo_config(
 ) -> Config:
     """Both phases, in the few minutes a demo has."""
     config = load_config("shapes-tiny")
+    # the weights of the package fit the network they were trained in
+    model = read_weights(WEIGHTS)[1].config.model if bundled else config.model
     return replace(
         config,
-        model=replace(config.model, weights=WEIGHTS if bundled else None),
+        model=replace(model, weights=WEIGHTS if bundled else None),
         data=replace(config.data, source=str(data)),
         optim=replace(config.optim, lr=2e-4 if bundled else config.optim.lr),
         train=replace(

@@ -121,8 +121,8 @@ def predict_files(
             raise InputError(f"predict: no format {name!r}; there are {', '.join(FORMATS)}")
     if not formats:
         raise InputError(f"predict: no format given; there are {', '.join(FORMATS)}")
-    files = find_images(images)
     model, meta = load_model(source)
+    files = find_images(images)
     if mask_size is not None:
         choose_mask_size(model, mask_size)
     model.to(pick_device(device))
