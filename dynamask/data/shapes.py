@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from dynamask import rle
-from dynamask.data.outlines import CLASSES
+from dynamask.data.outlines import CLASSES, Ring
 from dynamask.data.scenes import SceneStyle, Shape, make_scene
 
 # part of the folder's name: data made by an older version of this file is never taken for new
@@ -245,5 +246,26 @@ def _annotation(shape: Shape, number: int, image: int) -> dict[str, Any]:
         },
         "detail": round(shape.detail, 4),
         "visibility": round(shape.visibility, 4),
-        "amodal_segmentation": [np.round(ring, 2).flatten().tolist() for ring in shape.outline],
+        "amodal_segmentation": [_written(ring) for ring in shape.outline],
     }
+
+
+def _written(ring: Ring, tolerance: float = 0.05) -> list[float]:
+    """Corners, without those that the line past them comes as close to."""
+    corners = ring.tolist()
+    kept, passed = [corners[0]], []
+    for corner, following in pairwise(corners[1:] + corners[:1]):
+        passed.append(corner)
+        if any(_distance(point, kept[-1], following) > tolerance for point in passed):
+            kept.append(corner)
+            passed = []
+    return [round(number, 2) for corner in kept for number in corner]
+
+
+def _distance(point: list[float], start: list[float], end: list[float]) -> float:
+    """From a point to the line through two others."""
+    x, y = end[0] - start[0], end[1] - start[1]
+    length = math.hypot(x, y)
+    if length == 0:
+        return math.dist(point, start)
+    return abs((point[0] - start[0]) * y - (point[1] - start[1]) * x) / length
