@@ -47,10 +47,10 @@ Tensor edge_targets(const Tensor& masks_, bool with_coarse) {
   const int64_t scratch_bytes = simd::edge_kernels().scratch_bytes(s.height, s.width);
   const int64_t grain = std::max<int64_t>(1, kElementsPerTask / area);
   parallel_for(0, s.masks, grain, [&](int64_t begin, int64_t end) {
-    std::vector<uint8_t> scratch(scratch_bytes);
+    std::vector<uint64_t> scratch((scratch_bytes + 7) / 8);
     for (int64_t n = begin; n < end; ++n)
       element.kernel(from + n * bytes, to + n * bytes, s.height, s.width, element.bits, with_coarse,
-                     scratch.data());
+                     reinterpret_cast<uint8_t*>(scratch.data()));
   });
   return out;
 }

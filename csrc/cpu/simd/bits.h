@@ -1,4 +1,4 @@
-// Bits to bytes.
+// Bits to bytes and back.
 
 #pragma once
 
@@ -40,6 +40,38 @@ DYNAMASK_INLINE void store_bits_as_bytes(uint8_t* out, uint64_t bits, int64_t n)
     const uint64_t bytes = eight_bytes(bits >> i);
     __builtin_memcpy(out + i, &bytes, kMayOverrun || n - i >= 8 ? 8 : n - i);
   }
+#endif
+}
+
+// Bit i is set where p[i] is not zero, i < n <= 64; p[n] and beyond are not read.
+DYNAMASK_INLINE uint64_t nonzero_bits(const uint8_t* p, int64_t n) {
+#if defined(DYNAMASK_VARIANT_avx512)
+  const __mmask64 there = n < 64 ? (uint64_t(1) << n) - 1 : ~uint64_t(0);
+  const __m512i v = _mm512_maskz_loadu_epi8(there, p);
+  return _mm512_test_epi8_mask(v, v);
+#else
+  uint8_t tail[64] = {};
+  if (n < 64) {
+    __builtin_memcpy(tail, p, n);
+    p = tail;
+  }
+  uint64_t bits = 0;
+#if defined(DYNAMASK_VARIANT_avx2)
+  for (int i = 0; i < 64; i += 32) {
+    const __m256i zero =
+        _mm256_cmpeq_epi8(_mm256_loadu_si256((const __m256i*)(p + i)), _mm256_setzero_si256());
+    bits |= uint64_t(~uint32_t(_mm256_movemask_epi8(zero))) << i;
+  }
+#elif defined(__SSE2__)
+  for (int i = 0; i < 64; i += 16) {
+    const __m128i zero =
+        _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i*)(p + i)), _mm_setzero_si128());
+    bits |= uint64_t(uint16_t(~_mm_movemask_epi8(zero))) << i;
+  }
+#else
+  for (int i = 0; i < 64; ++i) bits |= uint64_t(p[i] != 0) << i;
+#endif
+  return bits;
 #endif
 }
 
