@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dynamask import rle
 from dynamask.drawing import MASK_SIZE_COLORS
 from dynamask.ops import RaggedMasks
 from dynamask.prediction import Prediction
@@ -47,6 +48,12 @@ def test_rle_is_the_dense_mask():
     found = prediction()
     for run_lengths, mask in zip(found.rle(), found.dense()):
         assert torch.equal(torch.from_numpy(coco_mask.decode(run_lengths)).bool(), mask)
+
+
+def test_polygons_fill_to_the_same_pixels():
+    found = prediction()
+    for rings, run_lengths in zip(found.polygons(), found.rle()):
+        assert rle.from_polygons(rings, 40, 60) == run_lengths
 
 
 def test_select_takes_positions_and_masks():

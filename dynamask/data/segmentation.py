@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 
 from dynamask import rle
-from dynamask.data._pending import to_polygons
 
 Segmentation = list[list[float]] | dict[str, Any]
 
 
 def rings_of(segmentation: Segmentation) -> list[list[float]]:
     """The outline as rings; run lengths are traced."""
-    return segmentation if isinstance(segmentation, list) else to_polygons(segmentation)
+    return segmentation if isinstance(segmentation, list) else rle.to_polygons(segmentation)
 
 
 def as_text(run_lengths: dict[str, Any]) -> dict[str, Any]:

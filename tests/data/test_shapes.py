@@ -1,6 +1,7 @@
 import json
 import os
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -37,6 +38,20 @@ def test_masks_are_exact(folder):
         assert mask["size"] == [192, 192]
         assert rle.area(mask) == annotation["area"]
         assert rle.to_bbox(mask) == annotation["bbox"]
+
+
+def test_targets_are_outlines_of_the_same_pixels(folder):
+    dataset = open_dataset(folder, "train")
+    wanted = [a for a in dataset.ground_truth["annotations"] if not a["iscrowd"]]
+    masks = []
+    for index in range(len(dataset)):
+        vertices, rings, instances = dataset.target(index)["polygons"]
+        flat = [vertices[a:b].flatten().tolist() for a, b in pairwise(rings.tolist())]
+        outlines = [flat[a:b] for a, b in pairwise(instances.tolist())]
+        masks += [rle.from_polygons(outline, 192, 192) for outline in outlines]
+    assert len(masks) == len(wanted)
+    for mask, annotation in zip(masks, wanted):
+        assert mask["counts"].decode() == annotation["segmentation"]["counts"]
 
 
 def test_visible_masks_do_not_overlap(folder):
