@@ -6,6 +6,7 @@ a YAML file, dotted flags (``optim.lr=0.01``). There is no inheritance between f
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import re
@@ -213,6 +214,7 @@ def load_config(
     preset: str | None = None,
     file: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
+    base: Config | None = None,
 ) -> Config:
     """Defaults < preset < file < overrides.
 
@@ -220,12 +222,13 @@ def load_config(
         preset: Name of a file in ``dynamask/presets``, without its suffix.
         file: A YAML file of the shape of :class:`Config`; what it leaves out keeps its value.
         overrides: Values by dotted name; a string is read as YAML would read it.
+        base: Stands for the defaults; it is not changed.
 
     Raises:
         InputError: for an unknown option (with the nearest one), a value of the wrong type, a file
             that cannot be read. Names the file and the line.
     """
-    config = Config()
+    config = Config() if base is None else copy.deepcopy(base)
     if preset is not None:
         _apply(config, _read_yaml(_preset_file(preset)))
     if file is not None:

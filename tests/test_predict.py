@@ -1,11 +1,13 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from dynamask import cli
+from dynamask import DynaMask, cli
 from dynamask.checkpoint import Meta, load_model, save_weights
 from dynamask.config import load_config
 from dynamask.errors import InputError
@@ -139,3 +141,24 @@ def test_what_is_no_image(image):
 def test_no_images_at_all(weights):
     model, _ = load_model(weights)
     assert predict(model, [], short_side=64, max_side=128) == []
+
+
+def test_the_facade(weights, photos, tmp_path):
+    model = DynaMask(weights, device="cpu")
+    assert model.classes == CLASSES
+    one = model.predict(photos / "b.png", score=0.0)
+    (again,) = model.predict([photos / "b.png"], score=0.0)
+    assert torch.equal(one.boxes, again.boxes)
+    model.use_mask_size(28)
+    assert set(model.predict(photos / "b.png", score=0.0).mask_size.tolist()) == {28}
+    model.use_mask_size(None)
+    model.save(tmp_path / "copy.safetensors")
+    copy = DynaMask(tmp_path / "copy.safetensors", device="cpu")
+    assert torch.equal(copy.predict(photos / "b.png", score=0.0).boxes, one.boxes)
+    assert isinstance(copy.module, torch.nn.Module)
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, dynamask; print('torch' in sys.modules, dynamask.DynaMask.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "DynaMask"]
