@@ -98,7 +98,7 @@ class CMakeBuild(build_ext):
 setup(
     packages=[*find_packages(include=["dynamask", "dynamask.*"]), "dynamask.kernels"],
     package_dir={"dynamask.kernels": "kernels"},
-    package_data={"dynamask": ["py.typed", "**/*.safetensors", "**/*.yaml", "*.so"]},
+    package_data={"dynamask": ["py.typed", "**/*.safetensors", "**/*.yaml"]},
     ext_modules=[Extension("dynamask._C", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
 )
