@@ -42,7 +42,8 @@ def imports_of(path: Path) -> set[str]:
 def test_every_schema_belongs_to_a_stem_and_has_a_cpu_kernel(schema):
     stem = stem_of(schema)
     assert stem, f"{schema} has no csrc/ops/<stem>.h"
-    assert f'"{schema}"' in (ROOT / f"csrc/cpu/{stem}.cpp").read_text()
+    kernels = (ROOT / "csrc/cpu").glob(f"{stem}*.cpp")
+    assert any(f'm.impl("{schema}"' in path.read_text() for path in kernels)
 
 
 @pytest.mark.parametrize("stem", STEMS)
@@ -81,9 +82,10 @@ def test_imports_point_down_only(path):
     name = str(path.relative_to(ROOT))
     for place, forbidden in FORBIDDEN.items():
         if name == place or name.startswith(place + "/"):
+            own = "dynamask.reference" if place == "dynamask/reference" else "nothing of its own"
             wrong = {i for i in imports_of(path) for f in forbidden if (i + ".").startswith(f)}
-            own = {i for i in wrong if place == "dynamask/reference" and i.startswith(f"{place}.")}
-            assert not wrong - own, f"{name} imports {sorted(wrong - own)}"
+            wrong = {i for i in wrong if not (i + ".").startswith(own + ".")}
+            assert not wrong, f"{name} imports {sorted(wrong)}"
 
 
 def test_models_use_the_public_operators():
