@@ -177,6 +177,7 @@ def dynamask_tiny(
             budget=budget,
             lambda2=lambda2,
             aux_all_stages=aux_all_stages,
+            canonical_scale=96.0,
         ),
         mask_rois=mask_rois,
     )
