@@ -23,6 +23,7 @@ class Series:
         markers: Whether points are drawn.
         dashed: Whether the line is.
         labels: Text beside each point; none if empty.
+        labels_below: Whether the text is below the point instead of above.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Series:
     markers: bool = True
     dashed: bool = False
     labels: Sequence[str] = field(default_factory=list)
+    labels_below: bool = False
 
 
 class _Axes:
@@ -104,6 +106,8 @@ def bar_chart(
         y_label: What their height is.
         show_values: Write the height above each bar.
     """
+    if not any(value for _, _, heights in stacks for value in heights):
+        return '<p class="quiet">Nothing to draw.</p>'
     totals = [sum(stack[2][g] for stack in stacks) for g in range(len(groups))]
     y_ticks = ticks(0, max([*totals, 1e-9]))
     axes = _Axes((0, max(len(groups), 1)), (0, y_ticks[-1]))
@@ -195,7 +199,8 @@ def _series(axes: _Axes, one: Series) -> str:
         # keep labels inside the frame
         left = x > WIDTH - RIGHT - 70
         place = f'class="end strong" x="{x - 8:.1f}"' if left else f'class="strong" x="{x + 8:.1f}"'
-        parts.append(f'<text {place} y="{y - 8:.1f}">{escape(text)}</text>')
+        down = 18 if one.labels_below and y < HEIGHT - BOTTOM - 24 else -8
+        parts.append(f'<text {place} y="{y + down:.1f}">{escape(text)}</text>')
     return "".join(parts)
 
 

@@ -267,7 +267,7 @@ def _ap_chart(compared: dict[int, Evaluation], curve: list[dict[str, float]], na
         [
             Series("perfect head", limit, "var(--quiet)", markers=False, dashed=True),
             Series("fixed size", points, INK, labels=[str(size) for size in fixed]),
-            Series("dynamic", [dynamic], "var(--accent)", labels=["dynamic"]),
+            Series("dynamic", [dynamic], "var(--accent)", labels=["dynamic"], labels_below=True),
         ],
         "mask GFLOPs per instance",
         f"{name.split('/')[0]} AP",

@@ -238,7 +238,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return "\u2013"
     if isinstance(value, float):
-        return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+        return f"{value:.1f}" if abs(value) >= 10 or value == 0 else f"{value:.3g}"
     return str(value)
 
 
