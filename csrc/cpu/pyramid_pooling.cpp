@@ -5,6 +5,7 @@
 
 #include "cpu/large_pages.h"
 #include "cpu/roi_taps.h"
+#include "cpu/simd/transpose.h"
 
 namespace dynamask {
 namespace {
@@ -140,15 +141,27 @@ struct Slabs {
   int64_t count() const { return static_cast<int64_t>(first.size()) - 1; }
 };
 
+// What backward reads and writes. Maps may be rows while the gradient that comes in is planes, as
+// after a flatten; the other way round it is copied beforehand.
+template <typename T>
+struct Gradients {
+  const T* of_output;
+  std::vector<T*> of_maps;
+  int64_t channels;
+  bool output_is_rows, maps_are_rows;
+};
+
 // Adds the gradients of one slab's boxes for the channels from c0 to c1.
 template <typename T>
-void add_slab(const Boxes<T>& boxes, const Slabs& slabs, int64_t slab, const T* grad, T* grad_map,
-              int64_t channels, int64_t c0, int64_t c1, bool rows, Workspace<T>& work) {
+void add_slab(const Boxes<T>& boxes, const Slabs& slabs, int64_t slab, const Gradients<T>& grads,
+              int64_t c0, int64_t c1, Workspace<T>& work) {
   const auto& kernel = simd::roi_align_kernels().add(T{});
-  const int64_t level = slab / boxes.batch;
+  const bool rows = grads.maps_are_rows, turns = rows && !grads.output_is_rows;
+  const int64_t level = slab / boxes.batch, image = slab % boxes.batch;
   const int64_t height = boxes.sizes[2 * level], width = boxes.sizes[2 * level + 1];
-  const Strides map(height, width, channels, rows);
-  const Strides bins(boxes.height, boxes.width, channels, rows);
+  const Strides map(height, width, grads.channels, rows);
+  const Strides bins(boxes.height, boxes.width, turns ? c1 - c0 : grads.channels, rows);
+  T* out = grads.of_maps[level] + image * grads.channels * map.plane + c0 * (rows ? 1 : map.plane);
   for (int64_t k = slabs.first[slab]; k < slabs.first[slab + 1]; ++k) {
     const int64_t r = slabs.order[k];
     work.y.pixels_of_bins(boxes.y_axis(r, level), map.y, bins.y);
@@ -156,35 +169,37 @@ void add_slab(const Boxes<T>& boxes, const Slabs& slabs, int64_t slab, const T* 
     work.y_transposed.bins_of_pixels(work.y, map.y, bins.y);
     work.x_transposed.bins_of_pixels(work.x, map.x, bins.x);
     const auto y = work.y_transposed.view(), x = work.x_transposed.view();
-    const T* g = grad + r * channels * bins.plane + c0 * (rows ? 1 : bins.plane);
-    T* out = grad_map + c0 * (rows ? 1 : map.plane);
-    if (rows) {
-      kernel.rows(g, y, x, out, c1 - c0);
+    const T* grad = grads.of_output + r * grads.channels * bins.plane;
+    if (turns) {
+      auto* turned = reinterpret_cast<T*>(work.room(bins.plane * (c1 - c0) * sizeof(T)));
+      simd::transpose_kernels().of(T{}).run(grad + c0 * bins.plane, bins.plane, turned, c1 - c0,
+                                            c1 - c0, bins.plane);
+      kernel.rows(turned, y, x, out, c1 - c0);
+    } else if (rows) {
+      kernel.rows(grad + c0, y, x, out, c1 - c0);
     } else {
-      kernel.planes(g, y, x, out, c1 - c0, bins.plane, map.plane, work.room(planes_scratch(x)));
+      kernel.planes(grad + c0 * bins.plane, y, x, out, c1 - c0, bins.plane, map.plane,
+                    work.room(planes_scratch(x)));
     }
   }
 }
 
 template <typename T>
-void scatter(const Boxes<T>& boxes, const T* grad, const std::vector<T*>& grad_maps,
-             int64_t channels, bool rows) {
-  // A cache line of channels at least, and several tasks per thread where there are several.
+void scatter(const Boxes<T>& boxes, const Gradients<T>& grads) {
+  // Planes are worked on a few at a time, so that they stay in the cache from box to box. Rows are
+  // cut, at cache lines, only to give threads something to do.
   const Slabs slabs(boxes);
   const int64_t threads = torch::stable::get_num_threads();
-  const int64_t most = std::max<int64_t>(1, channels / 32);
-  const int64_t blocks = threads == 1 ? 1 : std::min<int64_t>(most, 4 * threads);
-  const int64_t per_block = (channels + blocks - 1) / blocks;
+  const int64_t most = std::max<int64_t>(1, grads.channels / 32);
+  const int64_t blocks =
+      grads.maps_are_rows ? (threads == 1 ? 1 : std::min<int64_t>(most, 4 * threads)) : most;
+  const int64_t per_block = (grads.channels + blocks - 1) / blocks;
   parallel_for(0, blocks * slabs.count(), 1, [&](int64_t begin, int64_t end) {
     Workspace<T> work;
     for (int64_t task = begin; task < end; ++task) {
       const int64_t slab = task % slabs.count(), c0 = task / slabs.count() * per_block;
-      const int64_t c1 = std::min(channels, c0 + per_block);
-      const int64_t level = slab / boxes.batch, image = slab % boxes.batch;
-      const int64_t map_size = boxes.sizes[2 * level] * boxes.sizes[2 * level + 1];
-      if (c0 < c1 && map_size > 0)
-        add_slab(boxes, slabs, slab, grad, grad_maps[level] + image * channels * map_size, channels,
-                 c0, c1, rows, work);
+      const int64_t c1 = std::min(grads.channels, c0 + per_block);
+      if (c0 < c1) add_slab(boxes, slabs, slab, grads, c0, c1, work);
     }
   });
 }
@@ -234,7 +249,8 @@ std::vector<Tensor> PyramidPooling::backward(const Tensor& grad_, const Tensor& 
                                              bool channels_last) const {
   const auto dtype = compute_dtype(grad_);
   const auto boxes = contiguous(to(boxes_, dtype));
-  const auto grad = torch::stable::contiguous(to(grad_, dtype), format_of(channels_last));
+  const bool rows = channels_last && is_channels_last(grad_);
+  const auto grad = torch::stable::contiguous(to(grad_, dtype), format_of(rows));
   const int64_t channels = grad.size(1);
   std::vector<Tensor> grads;
   for (size_t l = 0; l < sizes.size(); l += 2) {
@@ -244,11 +260,11 @@ std::vector<Tensor> PyramidPooling::backward(const Tensor& grad_, const Tensor& 
   }
   with_compute_type(grad, [&](auto zero) {
     using T = decltype(zero);
-    std::vector<T*> maps;
-    for (const Tensor& g : grads) maps.push_back(g.template mutable_data_ptr<T>());
+    Gradients<T> of{grad.const_data_ptr<T>(), {}, channels, rows, channels_last};
+    for (const Tensor& g : grads) of.of_maps.push_back(g.template mutable_data_ptr<T>());
     const Boxes<T> on{
         boxes.const_data_ptr<T>(), boxes.size(0), batch, grad.size(2), grad.size(3), sizes, *this};
-    scatter<T>(on, grad.const_data_ptr<T>(), maps, channels, channels_last);
+    scatter<T>(on, of);
   });
   for (Tensor& g : grads) g = to(g, grad_.scalar_type());
   return grads;

@@ -113,6 +113,19 @@ def test_channels_last_in_channels_last_out(dtype):
     torch.testing.assert_close(out, roi_align(x, *args))
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout_of_the_incoming_gradient_does_not_matter(layout):
+    x, *args = inputs(*CASES[1], dtype=torch.float32)
+    x = x.contiguous(memory_format=layout).requires_grad_()
+    out = roi_align(x, *args)
+    g = torch.randn_like(out)
+    first, *others = (
+        torch.autograd.grad(out, x, g.contiguous(memory_format=other), retain_graph=True)[0]
+        for other in LAYOUTS
+    )
+    assert torch.equal(first, others[0])
+
+
 def test_any_strides():
     big = torch.randn(2, 8, 20, 40, dtype=torch.float64)
     _, *args = inputs(2, 4, 10, 20, 6, (3, 3), 1.0)

@@ -132,16 +132,28 @@ DYNAMASK_INLINE void sum_outputs(const TapAxis<float>& x, const TapGroup* groups
 #endif
 
 // Brings the rows of the next plane on their way while this one is worked on.
+template <bool to_write, typename S>
+DYNAMASK_INLINE void prefetch(const S* row, int64_t size) {
+  constexpr int64_t line = 64 / sizeof(S);
+  for (int64_t k = 0; k < size; k += line) __builtin_prefetch(row + k, to_write);
+  __builtin_prefetch(row + size - 1, to_write);
+}
+
 template <typename In, typename T>
-DYNAMASK_INLINE void prefetch(const In* plane, const TapAxis<T>& y, int64_t size) {
-  constexpr int64_t line = 64 / sizeof(In);
+DYNAMASK_INLINE void prefetch_input(const In* plane, const TapAxis<T>& y, const TapAxis<T>& x) {
   int64_t last = -1;
   for (int64_t t = 0; t < y.first[y.count]; ++t) {
     if (y.offset[t] <= last) continue;
     last = y.offset[t];
-    for (int64_t k = 0; k < size; k += line) __builtin_prefetch(plane + last + k);
-    __builtin_prefetch(plane + last + size - 1);
+    prefetch<false>(plane + last + x.begin, x.size);
   }
+}
+
+template <typename Out, typename T>
+DYNAMASK_INLINE void prefetch_output(const Out* plane, const TapAxis<T>& y, const TapAxis<T>& x) {
+  if (x.count == 0) return;
+  const int64_t first = x.place[0], size = x.place[x.count - 1] + 1 - first;
+  for (int64_t i = 0; i < y.count; ++i) prefetch<true>(plane + y.place[i] + first, size);
 }
 
 template <bool accumulate, typename In, typename T, typename Out>
@@ -156,8 +168,12 @@ void planes(const In* in, const TapAxis<T>& y, const TapAxis<T>& x, Out* out, in
     num_groups = make_groups(x, groups, reinterpret_cast<char*>(groups + x.count));
 #endif
   for (int64_t c = 0; c < channels; ++c, in += in_plane, out += out_plane) {
-    if constexpr (!accumulate)
-      if (c + 1 < channels) prefetch(in + in_plane + x.begin, y, x.size);
+    if (c + 1 < channels) {
+      if constexpr (accumulate)
+        prefetch_output(out + out_plane, y, x);
+      else
+        prefetch_input(in + in_plane, y, x);
+    }
     for (int64_t i = 0; i < y.count; ++i) {
       sum_rows(in + x.begin, y, i, x.size, sums);
       Out* row = out + y.place[i];

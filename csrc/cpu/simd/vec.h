@@ -56,7 +56,7 @@ DYNAMASK_INLINE void store_partial(T* p, Vec<T> v, int64_t n) {
 
 template <typename T>
 DYNAMASK_INLINE Vec<T> broadcast(T x) {
-  return Vec<T>{} + x;
+  return x - Vec<T>{};  // the compiler leaves out x - 0, but not 0 + x: x may be -0
 }
 
 // a * b + c in one rounding where the instruction set has it, else in two.
