@@ -18,12 +18,7 @@ constexpr int64_t kPanel = 2 * kLanes<T>;
 template <typename T, int Rows>
 void block(int64_t depth, const T* a, int64_t a_row, int64_t a_depth, const T* b, int64_t b_depth,
            const T* init, int64_t init_row, T* out, int64_t out_row) {
-  Vec<T> sum[Rows][2];
-#pragma GCC unroll 12
-  for (int i = 0; i < Rows; ++i) {
-    sum[i][0] = init ? load(init + i * init_row) : Vec<T>{};
-    sum[i][1] = init ? load(init + i * init_row + kLanes<T>) : Vec<T>{};
-  }
+  Vec<T> sum[Rows][2] = {};
   for (int64_t k = 0; k < depth; ++k) {
     const Vec<T> b0 = load(b), b1 = load(b + kLanes<T>);
 #pragma GCC unroll 12
@@ -35,10 +30,14 @@ void block(int64_t depth, const T* a, int64_t a_row, int64_t a_depth, const T* b
     a += a_depth;
     b += b_depth;
   }
+  // init comes last, so that a long sum made of many products is one of short sums
 #pragma GCC unroll 12
   for (int i = 0; i < Rows; ++i) {
-    store(out + i * out_row, sum[i][0]);
-    store(out + i * out_row + kLanes<T>, sum[i][1]);
+    for (int j = 0; j < 2; ++j) {
+      const auto x = sum[i][j];
+      store(out + i * out_row + j * kLanes<T>,
+            init ? load(init + i * init_row + j * kLanes<T>) + x : x);
+    }
   }
 }
 
