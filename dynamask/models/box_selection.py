@@ -40,22 +40,16 @@ def select_boxes(
     Args:
         boxes: [B, N, 4].
         scores: [B, N]; -inf and NaN mean that there is no such box.
-        groups: What each box is compared within [B, N] int64, from 0.
+        groups: What each box is compared within [B, N] int64.
         min_size: Boxes thinner than this do not count.
         iou_threshold: Of two overlapping more than this, the better stays.
         kept: K, the boxes of each image that come out.
     """
     size = (boxes[..., 2:] - boxes[..., :2]).amin(-1)
     exists = (size >= min_size) & scores.isfinite()
-    # what does not exist comes last, in a group of its own, and the first of it suppresses the rest
-    scores = scores.masked_fill(~exists, -torch.inf)
-    groups = groups.masked_fill(~exists, -1)
-    boxes = torch.where(exists[..., None], boxes, boxes.new_tensor([0, 0, 1, 1]))
-    picked = [
-        batched_nms_fixed(*image, iou_threshold, kept) for image in zip(boxes, scores, groups)
-    ]
+    ranks = scores.masked_fill(~exists, torch.nan)  # which NMS never keeps
+    picked = [batched_nms_fixed(*image, iou_threshold, kept) for image in zip(boxes, ranks, groups)]
     index, valid = (torch.stack(column) for column in zip(*picked))  # [B, K]
-    valid = valid & exists.gather(1, index)
     return BoxSelection(
         boxes.gather(1, index[..., None].expand(-1, -1, 4)).masked_fill(~valid[..., None], 0),
         scores.gather(1, index).masked_fill(~valid, 0),

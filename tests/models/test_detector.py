@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from dynamask.models.backbone import small_fpn
-from dynamask.models.mask_rcnn_head import MaskRCNNHead
 from dynamask.models.presets import dynamask_tiny
 from dynamask.ops import Polygons
 
@@ -75,7 +74,6 @@ def test_nothing_found_is_no_error(images):
 
 def test_runs_under_autocast(images):
     model = dynamask_tiny(5, score_threshold=0.0)
-    model.mask_branch = MaskRCNNHead(64, 5, channels=16)
     with torch.autocast("cpu", torch.bfloat16):
         losses = model(images, [target(3, 90, 96) for _ in images])
         predictions = model.eval()(images)

@@ -62,3 +62,19 @@ def test_nan_comes_to_nothing():
     assert not found.valid.any()
     found = PostProcess()(logits, deltas * torch.nan, proposals, LIMITS, CODER)
     assert not found.valid.any()
+
+
+def test_compiles_into_one_graph():
+    logits, deltas, proposals = inputs(20, 3)
+    post = PostProcess(0.05, 0.5, 10)
+
+    class Step(torch.nn.Module):
+        def forward(self, logits, deltas, boxes, valid):
+            empty = torch.zeros_like(valid, dtype=torch.float32)
+            chosen = BoxSelection(boxes, empty, empty.long(), valid)
+            return post(logits, deltas, chosen, LIMITS, CODER)
+
+    args = (logits, deltas, proposals.boxes, proposals.valid)
+    compiled = torch.compile(Step(), fullgraph=True, backend="aot_eager")
+    for actual, expected in zip(compiled(*args), Step()(*args)):
+        torch.testing.assert_close(actual, expected)
