@@ -14,7 +14,7 @@ from dynamask.charts import Series, bar_chart, line_chart
 from dynamask.checkpoint import BUNDLED, choose_mask_size, read_weights
 from dynamask.config import Config, load_config
 from dynamask.data import make_shapes, open_dataset
-from dynamask.evaluate import Evaluation, evaluate
+from dynamask.evaluate import Evaluation, evaluate, headline
 from dynamask.evaluation.oracle import Oracle, oracle, oracle_curve
 from dynamask.files import write_atomic
 from dynamask.models.dynamic_mask_head import DynamicMaskHead
@@ -35,7 +35,7 @@ from dynamask.report import (
     table,
 )
 from dynamask.run_folder import RunFolder
-from dynamask.train import Run, headline, train
+from dynamask.train import Run, train
 
 if TYPE_CHECKING:
     from dynamask.data import CocoDataset
@@ -96,7 +96,7 @@ def demo_config(
         train=replace(
             config.train,
             phase1_epochs=1 if bundled else 2,
-            epochs=epochs or (2 if bundled else 10),
+            epochs=epochs or (2 if bundled else 6),
             seed=seed,
             out=str(out),
             name="demo",

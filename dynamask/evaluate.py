@@ -160,7 +160,7 @@ def evaluate_weights(
     """
     from dynamask.checkpoint import check_classes, choose_mask_size, load_model
     from dynamask.data import open_dataset
-    from dynamask.train import pick_device
+    from dynamask.device import pick_device
 
     for name in metrics:
         if name not in METRICS:
@@ -192,3 +192,16 @@ def executed_macs(model: Detector) -> int:
     """Multiply-accumulates the mask branch spent on the last batch."""
     branch: Any = model.mask_branch
     return int(branch.last_macs)
+
+
+def headline(metrics: dict[str, Any]) -> str:
+    """The numbers that matter, in a line."""
+    parts = [
+        f"{name} AP {100 * metrics[f'{name}/AP']:.1f}"
+        for name in ("bbox", "segm", "boundary")
+        if metrics.get(f"{name}/AP") is not None
+    ]
+    if metrics.get("mask_gflops") is not None:
+        sizes = " ".join(f"{size}:{n}" for size, n in metrics["mask_size_hist"].items())
+        parts.append(f"mask GFLOPs {metrics['mask_gflops']:.3g} ({sizes})")
+    return ", ".join(parts) or "nothing detected"

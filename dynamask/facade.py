@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from dynamask.checkpoint import Meta, choose_mask_size, load_model, save_weights
 from dynamask.config import config_from_dict, load_config
 from dynamask.data import open_dataset
+from dynamask.device import pick_device
 from dynamask.evaluate import Evaluation, evaluate
 from dynamask.evaluation.coco import METRICS
 from dynamask.predict import predict
 from dynamask.prediction import Prediction
-from dynamask.train import Run, pick_device, train
+from dynamask.train import Run, train
 
 if TYPE_CHECKING:
     from dynamask.models.detector import Detector

@@ -15,6 +15,7 @@ from torch import Tensor
 from dynamask.checkpoint import choose_mask_size, load_model
 from dynamask.data.images import SUFFIXES, read_image
 from dynamask.data.transforms import EvalTransform
+from dynamask.device import pick_device
 from dynamask.errors import InputError
 from dynamask.files import write_atomic
 from dynamask.ops import Polygons
@@ -114,8 +115,6 @@ def predict_files(
     Returns:
         Why each unreadable image was skipped; empty if all were read.
     """
-    from dynamask.train import pick_device
-
     for name in formats:
         if name not in FORMATS:
             raise InputError(f"predict: no format {name!r}; there are {', '.join(FORMATS)}")

@@ -12,7 +12,8 @@ from dynamask.checkpoint import Meta, load_model, save_weights
 from dynamask.config import load_config
 from dynamask.errors import InputError
 from dynamask.predict import as_pixels, find_images, predict, predict_files
-from dynamask.train import seed_everything, start_model
+from dynamask.train import start_model
+from dynamask.trainer import seed_everything
 
 CLASSES = ["disc", "star", "gear"]
 

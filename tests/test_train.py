@@ -16,11 +16,13 @@ import torch
 from dynamask.checkpoint import Meta, load_model, load_state, read_weights, save_state
 from dynamask.config import load_config
 from dynamask.data import make_shapes, open_dataset
+from dynamask.device import pick_device
 from dynamask.errors import InputError
 from dynamask.ops import Polygons
 from dynamask.optimization import AveragedWeights, learning_rate, make_optimizer
 from dynamask.run_folder import RunFolder
-from dynamask.train import Trainer, pick_device, seed_everything, start_model, train
+from dynamask.train import start_model, train
+from dynamask.trainer import Trainer, seed_everything
 
 TINY = {
     "model.options": {"width": 8, "mask_channels": 8, "mask_rois": 3, "proposals": 20},
@@ -247,7 +249,7 @@ def test_a_disk_that_is_full_for_a_while_ends_no_training(config, monkeypatch, c
             raise OSError(28, "No space left on device")
         real_save(folder, state)
 
-    monkeypatch.setattr("dynamask.train.save_state", save)
+    monkeypatch.setattr("dynamask.trainer.save_state", save)
     run = train(config(train__max_steps=2))
     assert "could not save the training state, will try again" in capsys.readouterr().err
     assert load_state(run.path / "state")[0]["step"] == 2
