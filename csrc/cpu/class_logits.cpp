@@ -8,11 +8,6 @@
 namespace dynamask {
 namespace {
 
-bool is_channels_last(const Tensor& t) {
-  return t.stride(1) == 1 && t.stride(3) == t.size(1) && t.stride(2) == t.size(1) * t.size(3) &&
-         t.stride(0) == t.size(1) * t.size(2) * t.size(3);
-}
-
 // Work for one RoI is small, so a thread takes several.
 constexpr int64_t kElementsPerTask = 1 << 16;
 

@@ -48,16 +48,6 @@ DeformConv2dShape deform_conv2d_shape(const Tensor& input, const Tensor& offset,
   return s;
 }
 
-bool is_channels_last(const Tensor& t) {
-  if (t.is_contiguous()) return false;
-  int64_t expected = 1;
-  for (const int64_t d : {1, 3, 2, 0}) {
-    if (t.size(d) != 1 && t.stride(d) != expected) return false;
-    expected *= t.size(d);
-  }
-  return true;
-}
-
 Tensor dense_images(const Tensor& t, ScalarType dtype) {
   const auto converted = to(t, dtype);
   return is_channels_last(converted) ? converted : contiguous(converted);

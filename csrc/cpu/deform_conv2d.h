@@ -31,10 +31,6 @@ DeformConv2dShape deform_conv2d_shape(const Tensor& input, const Tensor& offset,
                                       const std::vector<int64_t>& padding,
                                       const std::vector<int64_t>& dilation);
 
-// True for a tensor [N, C, H, W] whose channels are dense in memory and innermost, if that is not
-// also true of its columns.
-bool is_channels_last(const Tensor& t);
-
 // The same tensor, in `dtype`, copied if it is neither contiguous nor channels_last.
 Tensor dense_images(const Tensor& t, ScalarType dtype);
 

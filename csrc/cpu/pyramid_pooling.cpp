@@ -12,19 +12,6 @@ namespace {
 
 using torch::headeronly::MemoryFormat;
 
-// As torch has it: a dimension of size 1 has no say, and what is contiguous either way is NCHW.
-bool is_channels_last(const Tensor& t) {
-  const auto is_dense = [&](std::initializer_list<int> order) {
-    int64_t stride = 1;
-    for (const int d : order) {
-      if (t.size(d) != 1 && t.stride(d) != stride) return false;
-      stride *= t.size(d);
-    }
-    return true;
-  };
-  return t.numel() > 0 && !is_dense({3, 2, 1, 0}) && is_dense({1, 3, 2, 0});
-}
-
 MemoryFormat format_of(bool channels_last) {
   return channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
 }

@@ -29,6 +29,18 @@ inline Tensor empty(const Tensor& like, std::vector<int64_t> sizes, ScalarType d
   return torch::stable::new_empty(like, sizes, dtype);
 }
 
+// Whether the channels of [N, C, H, W] lie innermost. As torch has it: a dimension of size 1 has no
+// say, and what is contiguous either way counts as NCHW.
+inline bool is_channels_last(const Tensor& t) {
+  if (t.numel() == 0 || t.is_contiguous()) return false;
+  int64_t stride = 1;
+  for (const int d : {1, 3, 2, 0}) {
+    if (t.size(d) != 1 && t.stride(d) != stride) return false;
+    stride *= t.size(d);
+  }
+  return true;
+}
+
 inline bool is_float64(const Tensor& t) { return t.scalar_type() == ScalarType::Double; }
 
 // The dtype sums are made in: fp64 for fp64, fp32 for fp32, fp16 and bf16.
