@@ -40,6 +40,7 @@ font-variant-numeric:tabular-nums}
 .two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:24px;
 margin:20px 0}
 .card{background:var(--card);border:1px solid var(--rule);border-radius:12px;padding:18px 20px}
+.card:only-child{max-width:528px}
 figure{margin:0}figure img{width:100%;display:block;border-radius:8px}
 figcaption{margin-top:6px}
 svg{width:100%;height:auto;display:block;font-size:12px;fill:var(--quiet)}
