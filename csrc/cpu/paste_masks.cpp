@@ -1,6 +1,9 @@
-#include "cpu/paste_masks.h"
+#include "ops/paste_masks.h"
 
 #include <cstring>
+
+#include "cpu/large_pages.h"
+#include "cpu/paste_masks.h"
 
 namespace dynamask {
 namespace {
@@ -10,6 +13,7 @@ Tensor paste_masks(const Tensor& values, const Tensor& sizes, const Tensor& boxe
   const auto mode = paste_mode(mode_name);
   const PasteMasks masks(values, sizes, boxes);
   auto out = empty(boxes, {masks.count(), height, width}, ScalarType::Bool);
+  ask_for_large_pages(out);
   auto* frames = static_cast<uint8_t*>(out.mutable_data_ptr());
   parallel_for(0, masks.count(), 1, [&](int64_t begin, int64_t end) {
     MaskPaster paster(mode, threshold, height, width, /*columns=*/false);
