@@ -13,6 +13,7 @@ Tensor paste_masks(const Tensor& values, const Tensor& sizes, const Tensor& boxe
   const auto mode = paste_mode(mode_name);
   const PasteMasks masks(values, sizes, boxes);
   auto out = empty(boxes, {masks.count(), height, width}, ScalarType::Bool);
+  if (out.numel() == 0) return out;
   ask_for_large_pages(out);
   auto* frames = static_cast<uint8_t*>(out.mutable_data_ptr());
   parallel_for(0, masks.count(), 1, [&](int64_t begin, int64_t end) {
@@ -68,6 +69,7 @@ std::tuple<Tensor, Tensor, Tensor> paste_masks_packed(const Tensor& values, cons
     offset[n + 1] = offset[n] + row_bytes(n) * (corners[3] - corners[1]);
   }
   auto bits = empty(boxes, {offset[masks.count()]}, ScalarType::Byte);
+  if (bits.numel() == 0) return {bits, offsets, pixel_boxes};
   auto* out = bits.mutable_data_ptr<uint8_t>();
   parallel_for(0, masks.count(), 1, [&](int64_t begin, int64_t end) {
     MaskPaster paster(mode, threshold, height, width, /*columns=*/false);
