@@ -142,7 +142,7 @@ def from_polygons(rings: Sequence[Sequence[float]], height: int, width: int) -> 
         ValueError: if a ring has fewer than three corners, half a corner, or one that is no number.
     """
     _check_size([height, width])
-    flat = [[float(number) for number in ring] for ring in rings]
+    flat = [_ring(ring, index) for index, ring in enumerate(rings)]
     return {"size": [height, width], "counts": _codec.from_polygons(flat, height, width)}
 
 
@@ -153,6 +153,18 @@ def to_polygons(rle: Mapping[str, Any]) -> list[list[float]]:
         ValueError: if the mask is malformed.
     """
     return _codec.to_polygons(*_parts(rle))
+
+
+def _ring(ring: Any, index: int) -> list[float]:
+    try:
+        numbers = np.asarray(ring)
+    except ValueError:
+        numbers = np.asarray(None)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iuf":
+        raise ValueError(
+            f"rle: expected a flat list of numbers in ring {index}, got {_short(ring)}"
+        )
+    return numbers.astype(np.float64).tolist()
 
 
 def _check_size(size: Any) -> tuple[int, int]:

@@ -179,6 +179,14 @@ def test_says_what_is_wrong(call, error, message):
         call()
 
 
+@pytest.mark.parametrize(
+    "ring", ["0123456", 7, None, [[0, 0], [4, 0], [4, 4]], [0, 0, "4", 0, 4, 4]]
+)
+def test_rings_are_flat_lists_of_numbers(ring):
+    with pytest.raises(ValueError, match="rle: expected a flat list of numbers in ring 1, got"):
+        rle.from_polygons([[0, 0, 4, 0, 4, 4], ring], 5, 5)
+
+
 @given(bitmap_strategy, st.data())
 @settings(deadline=None, max_examples=300)
 def test_damage_is_refused_or_decodes_to_a_bitmap(bitmap, data):
