@@ -2,7 +2,6 @@
 
 #include <cstring>
 
-#include "cpu/large_pages.h"
 #include "cpu/paste_masks.h"
 
 namespace dynamask {
@@ -14,7 +13,6 @@ Tensor paste_masks(const Tensor& values, const Tensor& sizes, const Tensor& boxe
   const PasteMasks masks(values, sizes, boxes);
   auto out = empty(boxes, {masks.count(), height, width}, ScalarType::Bool);
   if (out.numel() == 0) return out;
-  ask_for_large_pages(out);
   auto* frames = static_cast<uint8_t*>(out.mutable_data_ptr());
   parallel_for(0, masks.count(), 1, [&](int64_t begin, int64_t end) {
     MaskPaster paster(mode, threshold, height, width, /*columns=*/false);
