@@ -79,6 +79,7 @@ class CMakeBuild(build_ext):
                 "dynamask: no C++ compiler found. Install one (Debian: apt install g++) or set CXX."
             )
         output = Path(self.get_ext_fullpath("dynamask._C")).resolve().parent
+        (output / "_C_cuda.so").unlink(missing_ok=True)  # of an earlier build, perhaps with CUDA
         build = Path(self.build_temp).resolve()
         options = [
             "-DCMAKE_BUILD_TYPE=Release",
@@ -98,7 +99,7 @@ class CMakeBuild(build_ext):
 setup(
     packages=[*find_packages(include=["dynamask", "dynamask.*"]), "dynamask.kernels"],
     package_dir={"dynamask.kernels": "kernels"},
-    package_data={"dynamask": ["py.typed", "**/*.safetensors", "**/*.yaml"]},
+    package_data={"dynamask": ["py.typed", "*.pyi", "**/*.safetensors", "**/*.yaml"]},
     ext_modules=[Extension("dynamask._C", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
 )

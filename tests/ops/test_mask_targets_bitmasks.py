@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torchvision.ops import roi_align
 
 from dynamask import rle
 from dynamask.ops import mask_targets
@@ -35,6 +34,7 @@ def boxes_around(rois, height, width, extent):
 def by_roi_align(masks, boxes, index, size):
     """detectron2's BitMasks.crop_and_resize."""
     rois = torch.cat([index[:, None].float(), boxes.float()], 1)
+    roi_align = pytest.importorskip("torchvision").ops.roi_align
     pooled = roi_align(masks.float()[:, None], rois, (size, size), 1.0, -1, True)
     return (pooled[:, 0] >= 0.5).to(torch.uint8)
 
