@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -c constraints.txt
 TORCH ?= 2.13.0
+OTHER := $(VENV)-$(TORCH)
 
 .PHONY: demo test bench lint format wheel test-other-torch clean
 
@@ -33,15 +34,16 @@ format: $(VENV)/installed
 
 # One wheel for every torch from 2.11 on (per Python version, for the pybind11 module).
 wheel: $(VENV)/installed
+	rm -rf dist
 	$(BIN)/python -m pip wheel --no-build-isolation --no-deps -w dist .
 
 # The wheel of this torch, tested on another: make test-other-torch TORCH=2.13.0
 test-other-torch: wheel
-	$(PYTHON) -m venv $(VENV)-$(TORCH)
-	$(VENV)-$(TORCH)/bin/python -m pip install -q torch==$(TORCH) 'numpy<2.4' pytest pytest-xdist pycocotools
-	$(VENV)-$(TORCH)/bin/python -m pip install -q --no-deps --force-reinstall dist/*.whl
-	cp -r tests/conftest.py tests/ops $$(mktemp -d $(VENV)-$(TORCH)/tests.XXXX)
-	cd $$(ls -td $(VENV)-$(TORCH)/tests.* | head -1) && OMP_NUM_THREADS=1 ../bin/python -m pytest -q -n auto --import-mode=importlib .
+	$(PYTHON) -m venv $(OTHER)
+	$(OTHER)/bin/python -m pip install -q torch==$(TORCH) 'numpy<2.4' pytest pytest-xdist pycocotools hypothesis
+	$(OTHER)/bin/python -m pip install -q --no-deps --force-reinstall dist/*.whl
+	rm -rf $(OTHER)/tests && mkdir $(OTHER)/tests && cp -r tests/conftest.py tests/ops $(OTHER)/tests
+	cd $(OTHER)/tests && OMP_NUM_THREADS=1 ../bin/python -m pytest -q -n auto --import-mode=importlib .
 
 # The stamp holds what was installed; a change of these files installs again.
 $(VENV)/installed: pyproject.toml setup.py CMakeLists.txt constraints.txt $(shell find csrc -type f 2>/dev/null)
