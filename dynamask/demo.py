@@ -18,6 +18,7 @@ from dynamask.evaluate import Evaluation, evaluate, headline
 from dynamask.evaluation.oracle import Oracle, oracle, oracle_curve
 from dynamask.files import write_atomic
 from dynamask.models.dynamic_mask_head import DynamicMaskHead
+from dynamask.plots import alone
 from dynamask.progress import Progress, say
 from dynamask.report import (
     INK,
@@ -144,6 +145,8 @@ def write_demo_report(
     curve = oracle_curve(dataset, best_possible, costs)
     sizes = best_possible.sizes
     needed = [sizes[k] for k in best_possible.needed(TOLERANCE).tolist()]
+    ap_chart = _ap_chart(compared, curve, "segm/AP")
+    write_atomic(folder.path / "plots" / "ap_vs_gflops.svg", alone(ap_chart))
     body = [
         numbers(
             [
@@ -166,7 +169,7 @@ def write_demo_report(
             "dashed line is a perfect head on the true boxes: what AP the grids themselves allow "
             "when each object gets the smallest that serves.",
             cards(
-                ("Mask AP", _ap_chart(compared, curve, "segm/AP")),
+                ("Mask AP", ap_chart),
                 ("Boundary AP", _ap_chart(compared, curve, "boundary/AP")),
             ),
             table(_comparison(compared), emphasised=0),

@@ -5,7 +5,7 @@ runs/2026-11-20-shapes-mini-dynamask_tiny-01/
   train.csv  val.csv  log.txt
   weights/best.safetensors  weights/last.safetensors
   state/last.pt  state/previous.pt       optimizer, schedule, random states: for --resume
-  eval/  images/  report.html
+  eval/  plots/  images/  report.html
 """
 
 from __future__ import annotations

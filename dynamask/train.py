@@ -22,6 +22,7 @@ from dynamask.errors import InputError
 from dynamask.evaluate import write_evaluation
 from dynamask.files import write_atomic
 from dynamask.pictures import leave_pictures
+from dynamask.plots import write_plots
 from dynamask.progress import Progress, say
 from dynamask.report import write_run_report
 from dynamask.run_folder import RunFolder, fingerprint
@@ -103,6 +104,7 @@ def train(config: Config, *, resume: RunFolder | None = None) -> Run:
     model.eval()
     write_evaluation(folder.path / "eval", trainer.evaluation)
     leave_pictures(folder, model, meta, eval_set, config.eval.images)
+    write_plots(folder, trainer.evaluation, eval_set.ground_truth, config.eval.score)
     write_run_report(folder)
     return Run(folder.path, trainer.evaluation.summary(), model, meta)
 

@@ -84,6 +84,7 @@ def test_both_phases_leave_a_whole_run_folder(whole):
         *("weights/best.safetensors", "weights/last.safetensors", "report.html"),
         *("state/last.pt", "state/previous.pt", "images/val_0001.jpg"),
         *("eval/metrics.json", "eval/per_class.csv", "eval/predictions.coco.json.gz"),
+        "plots/curves.svg",
     }
     assert not [name for name in names if ".tmp-" in name]
     assert json.loads((run.path / "data.json").read_text())["images"] == 4

@@ -29,11 +29,14 @@ class CocoMetrics:
             find, as large objects in a set without any.
         per_class: For each category its name, id, number of objects and AP of each metric.
         dropped: Results left out because a score or box was not finite.
+        precision50: For each metric the precision at an IoU of 0.5, a mean over the classes, at
+            the 101 recalls 0, 0.01, ... 1.
     """
 
     values: dict[str, float | None] = field(default_factory=dict)
     per_class: list[dict[str, Any]] = field(default_factory=list)
     dropped: int = 0
+    precision50: dict[str, list[float]] = field(default_factory=dict)
 
 
 def coco_metrics(
@@ -66,6 +69,10 @@ def coco_metrics(
         for row, of_class in zip(out.per_class, precision[:, :, :, 0, -1].transpose(2, 0, 1)):
             seen = of_class[of_class > -1]
             row[f"{metric}/AP"] = float(seen.mean()) if seen.size else None
+        at_half = precision[0, :, :, 0, -1]  # [recall, class], -1 for a class without objects
+        at_half = at_half[:, (at_half > -1).all(0)]
+        if at_half.size:
+            out.precision50[metric] = at_half.mean(1).tolist()
     return out
 
 
