@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 COLORS = {"bbox": "#56b4e9", "segm": "#d55e00", "boundary": "#009e73"}
 SHOWN_CLASSES = 20
 STYLE = """<style>
+:root{--ink:#111;--quiet:#888;--accent:#6d4fd8;--rule:#ddd;--card:#fff}
 text{font:12px system-ui,sans-serif;fill:#555}.grid{stroke:#ddd}
 .mark{stroke:#888;stroke-dasharray:2 3}.line{fill:none;stroke-width:2.25}
 .mid{text-anchor:middle}.end{text-anchor:end}.strong{font-weight:600;fill:#111}
@@ -35,14 +36,21 @@ def write_plots(
     curves = [Series("loss", loss, "#0072b2", markers=False)]
     recalls = np.linspace(0, 1, 101)
     precision = [
-        Series(name, list(zip(recalls, values)), COLORS[name], markers=False)
-        for name, values in found.coco.precision50.items()
+        Series(
+            name,
+            list(zip(recalls, values)),
+            COLORS[name],
+            markers=False,
+            labels_below=True,
+            labels=[*[""] * (10 + 30 * k), name],  # names stand apart along the curves
+        )
+        for k, (name, values) in enumerate(found.coco.precision50.items())
     ]
     counts = confusion(ground_truth, found.predictions, score)
     names = [c["name"] for c in sorted(ground_truth["categories"], key=lambda c: c["id"])]
     charts = {
         "curves": line_chart(curves, "step", "loss"),
-        "pr": line_chart(precision, "recall", "precision at IoU 0.5: " + ", ".join(COLORS)),
+        "pr": line_chart(precision, "recall", "precision at IoU 0.5"),
         "mask_sizes": size_chart(found.mask_size_hist) if found.mask_size_hist else "",
         "confusion": confusion_chart(counts, names),
     }
