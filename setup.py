@@ -97,8 +97,12 @@ class CMakeBuild(build_ext):
 
 
 setup(
-    packages=[*find_packages(include=["dynamask", "dynamask.*"]), "dynamask.kernels"],
-    package_dir={"dynamask.kernels": "kernels"},
+    packages=[
+        *find_packages(include=["dynamask", "dynamask.*"]),
+        "dynamask.benchmarks",
+        "dynamask.kernels",
+    ],
+    package_dir={"dynamask.benchmarks": "benchmarks", "dynamask.kernels": "kernels"},
     package_data={"dynamask": ["py.typed", "*.pyi", "**/*.safetensors", "**/*.yaml"]},
     ext_modules=[Extension("dynamask._C", sources=[])],
     cmdclass={"build_ext": CMakeBuild},

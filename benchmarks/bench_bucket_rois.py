@@ -1,7 +1,7 @@
 import pytest
 import torch
-from harness import Case
 
+from dynamask.benchmarks.harness import Case
 from dynamask.ops import bucket_rois
 from dynamask.reference.bucket_rois import bucket_rois as reference
 

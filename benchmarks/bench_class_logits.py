@@ -1,7 +1,7 @@
 import pytest
 import torch
-from harness import Case
 
+from dynamask.benchmarks.harness import Case
 from dynamask.ops import class_logits
 from dynamask.reference.class_logits import class_logits as reference
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torchvision
-from harness import Case
 
+from dynamask.benchmarks.harness import Case
 from dynamask.ops import deform_conv2d
 
 ROIS = 24

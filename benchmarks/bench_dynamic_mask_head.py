@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from harness import Case
 
+from dynamask.benchmarks.harness import Case
 from dynamask.models.dynamic_mask_head import DynamicMaskHead
 from dynamask.models.instances import Instances
 

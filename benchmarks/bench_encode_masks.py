@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from bench_paste_masks import BASELINES, COUNT, HEIGHT, WIDTH, scene
-from harness import Case
 from pycocotools import mask as coco
 
+from dynamask.benchmarks.bench_paste_masks import BASELINES, COUNT, HEIGHT, WIDTH, scene
+from dynamask.benchmarks.harness import Case
 from dynamask.ops import encode_masks
 
 

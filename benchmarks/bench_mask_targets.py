@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from harness import Case
 from pycocotools import mask as coco
 from torchvision.ops import roi_align
 
 from dynamask import rle
+from dynamask.benchmarks.harness import Case
 from dynamask.ops import Polygons, mask_targets
 
 SIZES = (14, 28, 56, 112)

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from harness import Case
 
+from dynamask.benchmarks.harness import Case
 from dynamask.ops import MultiScaleRoIAlign
 
 NAMES = ["0", "1", "2", "3"]

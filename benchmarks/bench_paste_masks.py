@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from harness import Case
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
+from dynamask.benchmarks.harness import Case
 from dynamask.ops import paste_masks
 
 HEIGHT, WIDTH, COUNT = 800, 1333, 100

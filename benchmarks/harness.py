@@ -1,8 +1,9 @@
 """Check, then time, then report: what every `bench_*.py` here uses.
 
 A case names our call, the call a user would pick instead, and a check that both agree; a failed
-check means no number. Times are process CPU time, the calls in turn, so that a noisy machine
-disturbs all alike; the median is kept and the ratio is what counts.
+check means no number. The calls are timed in turn, so that a noisy machine disturbs all alike; the
+median is kept and the ratio is what counts. One thread is timed by the CPU time of the process,
+more by the clock on the wall.
 """
 
 import json
@@ -11,7 +12,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -52,22 +53,53 @@ class Case:
         return f"{self.op} {self.case} {self.dtype} {self.direction} vs {self.baseline_name}"
 
 
-def measure(case: Case, seconds: float = 2.0) -> dict[str, Any]:
-    """Checks a case, then times it for about ``seconds``; returns a row of the results file."""
+# Calls `call` a number of times, `between` before each, and returns how long it took: seconds.
+Rounds = Callable[[Callable[[], Any], Callable[[], None], int], Sequence[float]]
+
+
+def clock() -> float:
+    """Seconds: of CPU time for one thread, on the wall for more."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def in_turn(call: Callable[[], Any], between: Callable[[], None], rounds: int) -> list[float]:
+    """Seconds of each call."""
+    times = []
+    for _ in range(rounds):
+        between()
+        times.append(seconds_of(call))
+    return times
+
+
+def seconds_of(call: Callable[[], Any]) -> float:
+    start = clock()
+    call()
+    return clock() - start
+
+
+def measure(case: Case, seconds: float = 2.0, run: Rounds = in_turn) -> dict[str, Any]:
+    """Checks a case, then times it for about ``seconds``; returns a row of the results file.
+
+    Args:
+        case: What to time.
+        seconds: Enough rounds for this long, and at least three.
+        run: Makes the rounds; pytest-benchmark comes in here.
+    """
     case.check()
-    calls = {"ours": case.ours, "baseline": case.baseline}
+    others = {"baseline": case.baseline}
     if case.floor:
-        calls["floor"] = case.floor
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    end = time.perf_counter() + seconds
-    while len(times["ours"]) < 3 or time.perf_counter() < end:
-        for name, call in calls.items():
-            start = time.process_time()
-            call()
-            times[name].append((time.process_time() - start) * 1e3)
-    median = {name: statistics.median(values) for name, values in times.items()}
+        others["floor"] = case.floor
+    times: dict[str, list[float]] = {name: [] for name in others}
+
+    def time_others() -> None:
+        for name, call in others.items():
+            times[name].append(seconds_of(call))
+
+    # the first calls warm up and say how many rounds there is time for
+    once = sum(seconds_of(call) for call in (case.ours, *others.values()))
+    rounds = min(max(3, int(seconds / max(once, 1e-6))), 1000)
+    times["ours"] = list(run(case.ours, time_others, rounds))
+    median = {name: statistics.median(values) * 1e3 for name, values in times.items()}
     return {
         "op": case.op,
         "case": case.case,
@@ -101,43 +133,65 @@ def machine() -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's name and its widest vector instructions, as torch sees them."""
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(x.split(":", 1)[1].strip() for x in lines if x.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
+    """The processor's name and its widest vector instructions, as torch sees them.
+
+    Family and model tell generations apart where the name does not ("AMD EPYC").
+    """
+    facts = {"model name": platform.processor() or platform.machine()}
+    if Path("/proc/cpuinfo").exists():
+        for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines():
+            key, _, value = line.partition(":")
+            facts[key.strip()] = value.strip()
+    generation = ", ".join(f"{k} {facts[k]}" for k in ("cpu family", "model") if k in facts)
+    name = f"{facts['model name']} ({generation})" if generation else facts["model name"]
     return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+HEADER = """\
+| op | case | dtype | direction | ours ms | against | ms | ratio | floor ms |
+| --- | --- | --- | --- | ---: | --- | ---: | ---: | ---: |"""
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row of the Markdown table under HEADER."""
+    floor = "" if row["floor_ms"] is None else f"{row['floor_ms']:.3g}"
+    case = row["case"] if row["threads"] == 1 else f"{row['case']}, {row['threads']} threads"
+    return (
+        f"| `{row['op']}` | {case} | {row['dtype']} | {row['direction']} | {row['ours_ms']:.3g} "
+        f"| {row['baseline']} | {row['baseline_ms']:.3g} | **{row['ratio']:.1f}x** | {floor} |"
+    )
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as a Markdown table."""
-    lines = [
-        "| op | case | dtype | direction | ours ms | baseline | ms | ratio | floor ms |",
-        "| --- | --- | --- | --- | ---: | --- | ---: | ---: | ---: |",
-    ]
-    for r in rows:
-        floor = "" if r["floor_ms"] is None else f"{r['floor_ms']:.3g}"
-        lines.append(
-            f"| `{r['op']}` | {r['case']} | {r['dtype']} | {r['direction']} | {r['ours_ms']:.3g} "
-            f"| {r['baseline']} | {r['baseline_ms']:.3g} | **{r['ratio']:.1f}x** | {floor} |"
-        )
-    return "\n".join(lines)
+    return "\n".join([HEADER, *map(line, rows)])
+
+
+def result(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The rows and where they were made: what a results file holds."""
+    return {**machine(), "rows": rows}
 
 
 def write(rows: list[dict[str, Any]]) -> Path:
-    """Adds the rows to `results/<device>-<date>.json`, in place of older ones of the same case."""
-    here = machine()
-    name = here["device"].lower().replace(" ", "-")
-    path = RESULTS / f"{name}-{here['date']}.json"
-    old = json.loads(path.read_text())["rows"] if path.exists() else []
-    keys = ("op", "case", "dtype", "direction", "threads", "baseline")
-    new = {tuple(r[k] for k in keys) for r in rows}
-    merged = [r for r in old if tuple(r[k] for k in keys) not in new] + rows
-    merged.sort(key=lambda r: r["op"])
+    """Writes `results/<device>-<date>.json`.
+
+    Rows already there stay if they are of the same machine and commit and were not measured again.
+    """
+    new = result(rows)
+    path = RESULTS / f"{new['device'].lower().replace(' ', '-')}-{new['date']}.json"
+    old = json.loads(path.read_text()) if path.exists() else {"rows": []}
+    if all(old.get(key) == new[key] for key in new if key != "rows"):
+        keys = ("op", "case", "dtype", "direction", "threads", "baseline")
+        again = {tuple(row[k] for k in keys) for row in rows}
+        rows = rows + [row for row in old["rows"] if tuple(row[k] for k in keys) not in again]
+    new["rows"] = sorted(rows, key=lambda row: row["op"])
     RESULTS.mkdir(exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({**here, "rows": merged}, indent=1) + "\n")
-    os.replace(temporary, path)
+    write_json(path, new)
     return path
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(tree, indent=1) + "\n")
+    os.replace(temporary, path)

@@ -1,0 +1,1 @@
+"""Ours against what a user would pick instead; installed as ``dynamask.benchmarks``."""
