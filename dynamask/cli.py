@@ -268,6 +268,29 @@ def _info(parser: _Parser) -> None:
     parser.set_defaults(run=run)
 
 
+def _bench(parser: _Parser) -> None:
+    parser.add_argument("subject", choices=["ops", "model"], help="operators, or whole models")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="such as nms; all if none")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="(%(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, metavar="S", help="for each case (%(default)s)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="also write the rows there")
+
+    def run(args: argparse.Namespace) -> None:
+        from dynamask.bench import bench
+
+        bench(
+            args.subject,
+            names=args.names,
+            threads=args.threads,
+            seconds=args.seconds,
+            json=args.json,
+        )
+
+    parser.set_defaults(run=run)
+
+
 _COMMANDS: dict[str, tuple[str, Callable[[_Parser], None]]] = {
     "demo": (
         "Data, training, evaluation, pictures and a report, with no network, in minutes.",
@@ -276,6 +299,10 @@ _COMMANDS: dict[str, tuple[str, Callable[[_Parser], None]]] = {
     "train": ("Train on a COCO folder or on built-in shapes.", _train),
     "eval": ("Measure AP of boxes, masks and boundaries, and what masks cost.", _eval),
     "predict": ("Find the objects in images.", _predict),
+    "bench": (
+        "Time operators or whole models against torchvision and others on this machine.",
+        _bench,
+    ),
     "info": ("Versions, kernels, and what a run or weights file holds.", _info),
 }
 

@@ -1,0 +1,69 @@
+"""The speed tables of README.md, from the newest results file of each device.
+
+``python -m dynamask.benchmarks.speed_table`` writes them between their two marks.
+"""
+
+import json
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parent.parent / "README.md"
+BEGIN, END = "<!-- speed: made by benchmarks/speed_table.py -->\n", "<!-- /speed -->"
+
+# What a reader sees of the many rows: "op | case | dtype | direction | against".
+SHOWN = ("deform_conv2d | N=* G=1 channels_last | float32 | forward | torchvision",)
+
+
+def newest() -> list[dict[str, Any]]:
+    """One results file per device, the CPU first."""
+    by_device = {}
+    for path in sorted(RESULTS.glob("*.json"), key=lambda path: path.stem[-10:]):
+        result = json.loads(path.read_text())
+        if "rows" in result:  # other experiments lie there too
+            by_device[result["device"]] = {**result, "file": f"benchmarks/results/{path.name}"}
+    return [by_device[device] for device in sorted(by_device, key=lambda name: name != "cpu")]
+
+
+def matching(pattern: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that one of SHOWN is about."""
+
+    def key(row: dict[str, Any]) -> str:
+        return " | ".join(row[name] for name in ("op", "case", "dtype", "direction", "baseline"))
+
+    return [row for row in rows if fnmatchcase(key(row), pattern)]
+
+
+def table(result: dict[str, Any]) -> str:
+    """A device's rows and where they come from."""
+    lines = [
+        f"{result['gpu'] or result['cpu']}, torch {result['torch']}, commit {result['commit']}, "
+        f"{result['date']}; these and {len(result['rows'])} rows in all in `{result['file']}`:",
+        "",
+        "| operator | case | | ours ms | against | ms | ratio | floor ms |",
+        "| --- | --- | --- | ---: | --- | ---: | ---: | ---: |",
+    ]
+    for row in (row for pattern in SHOWN for row in matching(pattern, result["rows"])):
+        how = " ".join(
+            x for x in (row["dtype"], row["direction"]) if x not in ("float32", "forward")
+        )
+        threads = "" if row["threads"] == 1 else f", {row['threads']} threads"
+        floor = "" if row["floor_ms"] is None else f"{row['floor_ms']:.4g}"
+        lines.append(
+            f"| `{row['op']}` | {row['case']}{threads} | {how} | {row['ours_ms']:.3g} "
+            f"| {row['baseline']} | {row['baseline_ms']:.4g} | **{row['ratio']:.1f}x** | {floor} |"
+        )
+    return "\n".join(lines)
+
+
+def updated(readme: str) -> str:
+    """The same text with the tables of now."""
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    tables = "\n\n".join(table(result) for result in newest())
+    return f"{before}{BEGIN}\n{tables}\n\n{END}{after}"
+
+
+if __name__ == "__main__":
+    README.write_text(updated(README.read_text()))

@@ -1,0 +1,94 @@
+"""`dynamask bench` and the file it writes."""
+
+import json
+
+import pytest
+import torch
+
+from dynamask.benchmarks import harness, speed_table
+from dynamask.cli import main
+
+ROW = {
+    "op", "case", "dtype", "direction", "threads", "ours_ms", "baseline", "baseline_ms", "ratio",
+    "floor_ms",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def case(**changes):
+    x = torch.ones(4)
+    settings = {
+        "op": "double",
+        "case": "N=4",
+        "ours": lambda: x + x,
+        "baseline": lambda: x * 2,
+        "baseline_name": "torch",
+        "check": lambda: torch.testing.assert_close(x + x, x * 2),
+    }
+    return harness.Case(**{**settings, **changes})
+
+
+def test_rows_and_file_have_the_format_of_the_results(tmp_path, capsys):
+    out = tmp_path / "rows.json"
+    command = ["bench", "ops", "bucket_rois", "--seconds", "0.01", "--json", str(out)]
+    assert main(command) == 0
+    result = json.loads(out.read_text())
+    assert set(result) == {"device", "cpu", "gpu", "torch", "commit", "date", "rows"}
+    assert result["rows"]
+    assert all(set(row) == ROW for row in result["rows"])
+    assert capsys.readouterr().out.count("| `bucket_rois` |") == len(result["rows"])
+
+
+def test_an_unknown_name_gets_a_hint(capsys):
+    assert main(["bench", "ops", "edge_target"]) == 2
+    assert "did you mean 'edge_targets'?" in capsys.readouterr().err
+
+
+def test_a_failed_check_gives_no_number():
+    wrong = case(check=lambda: torch.testing.assert_close(torch.ones(1), torch.zeros(1)))
+    with pytest.raises(AssertionError):
+        harness.measure(wrong, 0.01)
+
+
+def test_ratio_is_of_medians_and_the_floor_is_optional():
+    row = harness.measure(case(), 0.01)
+    assert row["floor_ms"] is None
+    assert row["ratio"] == pytest.approx(row["baseline_ms"] / row["ours_ms"], rel=0.1)
+    assert harness.measure(case(floor=lambda: None), 0.01)["floor_ms"] >= 0
+
+
+def test_baseline_and_ours_run_in_turn():
+    calls = []
+    both = case(ours=lambda: calls.append("ours"), baseline=lambda: calls.append("baseline"))
+    harness.measure(both, 0.0)
+    assert calls == ["ours", "baseline"] + 3 * ["baseline", "ours"]
+
+
+def test_rows_of_another_commit_do_not_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    old, new = {"op": "a", "case": "old"}, {"op": "a", "case": "new"}
+    for row in (old, new):
+        row |= {"dtype": "float32", "direction": "forward", "threads": 1, "baseline": "torch"}
+    here = harness.machine()
+    monkeypatch.setattr(harness, "machine", lambda: {**here, "commit": "first"})
+    harness.write([old])
+    assert len(json.loads(harness.write([new]).read_text())["rows"]) == 2
+    monkeypatch.setattr(harness, "machine", lambda: {**here, "commit": "second"})
+    assert json.loads(harness.write([new]).read_text())["rows"] == [new]
+
+
+def test_every_pattern_of_the_speed_table_finds_a_row():
+    rows = [row for result in speed_table.newest() for row in result["rows"]]
+    for pattern in speed_table.SHOWN:
+        assert speed_table.matching(pattern, rows), pattern
+
+
+def test_the_readme_shows_the_newest_results():
+    readme = speed_table.README.read_text()
+    assert speed_table.updated(readme) == readme, "run python -m dynamask.benchmarks.speed_table"
