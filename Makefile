@@ -16,6 +16,7 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 DYNAMASK_SIMD=baseline $(BIN)/python -m pytest -q -n auto tests/ops
 	OMP_NUM_THREADS=1 DYNAMASK_SIMD=avx2 $(BIN)/python -m pytest -q -n auto tests/ops
+	OMP_NUM_THREADS=1 DYNAMASK_SIMD=avx512 $(BIN)/python -m pytest -q -n auto tests/ops
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto tests
 
 bench: $(VENV)/installed

@@ -12,6 +12,14 @@ from dynamask.checkpoint import build_model, find_weights, read_weights
 from dynamask.config import load_config
 from dynamask.run_folder import environment
 
+# What each variant of the CPU kernels needs of the processor, in the order of preference.
+INSTRUCTION_SETS: dict[str, set[str]] = {
+    "baseline": set(),
+    "avx2": {"avx2", "fma"},
+    "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
+    "avx512bf16": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16"},
+}
+
 
 def info(
     source: str | None = None,
@@ -93,9 +101,11 @@ def kernels() -> dict[str, Any]:
 def instruction_set() -> str:
     """The variant of the CPU kernels that runs, by the rule of csrc/cpu/instruction_set.cpp."""
     flags = _cpu_flags()
-    has = {"avx2": {"avx2", "fma"}, "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"}}
-    order = ["baseline", "avx2", "avx512"]
-    best = "avx512" if has["avx512"] <= flags else "avx2" if has["avx2"] <= flags else "baseline"
+    best = "baseline"
+    for name, needed in INSTRUCTION_SETS.items():
+        if needed <= flags:
+            best = name
+    order = list(INSTRUCTION_SETS)
     wanted = os.environ.get("DYNAMASK_SIMD")
     if wanted in order and order.index(wanted) < order.index(best):
         return f"{wanted} (DYNAMASK_SIMD; this machine could do {best})"

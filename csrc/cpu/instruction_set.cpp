@@ -11,7 +11,8 @@ InstructionSet best_of_this_machine() {
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    return InstructionSet::avx512;
+    return __builtin_cpu_supports("avx512bf16") ? InstructionSet::avx512bf16
+                                                : InstructionSet::avx512;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return InstructionSet::avx2;
 #endif
   return InstructionSet::baseline;
@@ -21,10 +22,10 @@ InstructionSet choose() {
   const auto best = best_of_this_machine();
   const char* wanted = std::getenv("DYNAMASK_SIMD");
   if (!wanted) return best;
-  auto set = best;
-  if (!std::strcmp(wanted, "baseline")) set = InstructionSet::baseline;
-  if (!std::strcmp(wanted, "avx2")) set = InstructionSet::avx2;
-  return set < best ? set : best;
+  const char* names[] = {"baseline", "avx2", "avx512", "avx512bf16"};  // in the order of the enum
+  for (int i = 0; i < static_cast<int>(best); ++i)
+    if (!std::strcmp(wanted, names[i])) return static_cast<InstructionSet>(i);
+  return best;
 }
 
 const InstructionSet chosen = choose();

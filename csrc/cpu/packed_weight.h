@@ -4,19 +4,32 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "cpu/scratch.h"
+#include "cpu/simd/half.h"
 #include "cpu/tensor.h"
 #include "ops/deform_conv2d.h"
 
 namespace dynamask {
 
+// How many columns lie with their numbers in turn: the products of bf16 take them in pairs.
+template <typename T>
+constexpr int64_t kInterleaved = std::is_same_v<T, simd::BFloat16> ? 2 : 1;
+
+// How many columns a tap takes: its channels, in bf16 with one of zeros after an odd number.
+template <typename T>
+int64_t tap_columns(const DeformConv2dShape& s) {
+  return round_up(s.group_channels(), kInterleaved<T>);
+}
+
 // The weights of each group as panels [column, panel of out channels], the last filled with zeros.
+// Columns go tap by tap. The panels are those of Gemm, for BFloat16 those of Bf16Gemm.
 template <typename T>
 class PackedWeight {
  public:
   PackedWeight(const DeformConv2dShape& s, const T* weight, int64_t panel)
-      : columns_(s.taps() * s.group_channels()),
+      : columns_(s.taps() * tap_columns<T>(s)),
         group_(round_up(s.group_out_channels(), panel) * columns_),
         panel_(panel),
         memory_(s.groups * group_) {
@@ -26,22 +39,26 @@ class PackedWeight {
     });
   }
 
+  // From this column on, for BFloat16 an even one.
   const T* first(int64_t group, int64_t column) const {
     return memory_.data() + group * group_ + column * panel_;
   }
   int64_t panel_size() const { return columns_ * panel_; }
 
  private:
+  static constexpr int64_t kTurns = kInterleaved<T>;
+
   void pack(const DeformConv2dShape& s, const T* weight, int64_t group, int64_t panel) {
     T* to = memory_.data() + group * group_ + panel * panel_size();
     const int64_t first = panel * panel_, taps = s.taps(), channels = s.group_channels();
     const int64_t count = std::min(panel_, s.group_out_channels() - first);
-    const T* from = weight + (group * s.group_out_channels() + first) * columns_;
-    for (int64_t c = 0; c < channels; ++c)
-      for (int64_t k = 0; k < taps; ++k) {
-        T* column = to + (k * channels + c) * panel_;
-        for (int64_t o = 0; o < count; ++o) column[o] = from[o * columns_ + c * taps + k];
-        std::fill(column + count, column + panel_, T(0));
+    const T* from = weight + (group * s.group_out_channels() + first) * channels * taps;
+    if (count < panel_ || channels < tap_columns<T>(s)) std::fill_n(to, panel_size(), T{});
+    for (int64_t k = 0; k < taps; ++k)
+      for (int64_t c = 0; c < channels; ++c) {
+        const int64_t column = k * tap_columns<T>(s) + c;
+        T* row = to + column / kTurns * kTurns * panel_ + column % kTurns;
+        for (int64_t o = 0; o < count; ++o) row[o * kTurns] = from[(o * channels + c) * taps + k];
       }
   }
 

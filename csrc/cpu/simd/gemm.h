@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "cpu/simd/half.h"
 #include "cpu/simd/variants.h"
 
 namespace dynamask::simd {
@@ -39,6 +40,32 @@ struct GemmKernels {
   const GemmKernel<double>& of(double) const { return of_double; }
 };
 
+// out = init + a b of bf16 matrices, products summed in fp32: as Gemm<float> but for the order of
+// a and b in memory. Depth goes in pairs: where it is odd, a and b hold one more column and row of
+// zeros, and count it.
+struct Bf16Gemm {
+  int64_t rows, columns, depth;  // depth even
+  // a[i, k] = a[i * a_row + k]
+  const BFloat16* a;
+  int64_t a_row;
+  // b[k, j] = b[(j / panel) * b_panel + (k / 2) * 2 * panel + (j % panel) * 2 + k % 2]: the rows of
+  // a panel as those of Gemm, but two of them with their numbers in turn. From row k, even, on, b
+  // is at b + k * panel.
+  const BFloat16* b;
+  int64_t b_panel;
+  // as in Gemm<float>
+  const float* init;
+  int64_t init_row;
+  float* out;
+  int64_t out_row;
+};
+
+struct Bf16GemmKernel {
+  int64_t panel;
+  void (*run)(const Bf16Gemm& g);
+};
+
 }  // namespace dynamask::simd
 
 DYNAMASK_DECLARE_VARIANTS(dynamask::simd::GemmKernels, gemm_kernels)
+DYNAMASK_DECLARE_BF16(dynamask::simd::Bf16GemmKernel, bf16_gemm_kernel)

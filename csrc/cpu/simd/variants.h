@@ -12,6 +12,10 @@
 //   // cpu/scale.cpp
 //   simd::scale_kernels().scale(in, out, n, 2.f);
 //
+// A file `simd/<op>_bf16.cpp` holds what only processors with AVX512-BF16 run. It is compiled once,
+// as variant avx512bf16; there, every other table is the one for avx512. DYNAMASK_VARIANT_avx512 is
+// defined wherever there is AVX-512, so in both.
+//
 // Kernels get plain pointers and scratch from their caller, and use no std:: containers: the linker
 // keeps one copy of an inline function, and it must not be the one compiled for AVX-512.
 
@@ -19,7 +23,7 @@
 
 namespace dynamask::simd {
 
-enum class InstructionSet { baseline, avx2, avx512 };
+enum class InstructionSet { baseline, avx2, avx512, avx512bf16 };
 
 // What this machine can run, or what the environment variable DYNAMASK_SIMD asks for (it may ask
 // for less, never for more). Read once, when the library is loaded.
@@ -41,6 +45,7 @@ InstructionSet instruction_set();
   }                                            \
   inline const Table& name() {                 \
     switch (instruction_set()) {               \
+      case InstructionSet::avx512bf16:         \
       case InstructionSet::avx512:             \
         return avx512::name;                   \
       case InstructionSet::avx2:               \
@@ -57,5 +62,23 @@ InstructionSet instruction_set();
   extern const Table name;                              \
   }                                                     \
   inline const Table& name() { return baseline::name; } \
+  }
+#endif
+
+// The table of a file `simd/<op>_bf16.cpp`: a pointer, null where this machine cannot run it.
+#if defined(__x86_64__)
+#define DYNAMASK_DECLARE_BF16(Table, name)                                                \
+  namespace dynamask::simd {                                                              \
+  namespace avx512bf16 {                                                                  \
+  extern const Table name;                                                                \
+  }                                                                                       \
+  inline const Table* name() {                                                            \
+    return instruction_set() == InstructionSet::avx512bf16 ? &avx512bf16::name : nullptr; \
+  }                                                                                       \
+  }
+#else
+#define DYNAMASK_DECLARE_BF16(Table, name)       \
+  namespace dynamask::simd {                     \
+  inline const Table* name() { return nullptr; } \
   }
 #endif
