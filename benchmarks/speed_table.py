@@ -51,7 +51,7 @@ def table(result: dict[str, Any]) -> str:
         threads = "" if row["threads"] == 1 else f", {row['threads']} threads"
         floor = "" if row["floor_ms"] is None else f"{row['floor_ms']:.4g}"
         lines.append(
-            f"| `{row['op']}` | {row['case']}{threads} | {how} | {row['ours_ms']:.3g} "
+            f"| `{row['op']}` | {row['case']}{threads} | {how.strip()} | {row['ours_ms']:.3g} "
             f"| {row['baseline']} | {row['baseline_ms']:.4g} | **{row['ratio']:.1f}x** | {floor} |"
         )
     return "\n".join(lines)

@@ -116,8 +116,18 @@ def test_native_code_uses_the_stable_abi_only():
             assert text.count("<<<") == text.count("STD_CUDA_KERNEL_LAUNCH_CHECK"), path
 
 
-def test_formulas_know_no_tensors():
-    for path in tracked("csrc/common/*.h", "csrc/ops/*.h"):
+def test_every_cuda_kernel_runs_under_sanitizers():
+    for path in tracked("csrc/cuda/*.cu"):
+        for place in (
+            "csrc/cuda/{}.cuh",
+            "csrc/hostcuda/{}.cpp",
+            "tests/hostcuda/test_{}.py",
+        ):
+            assert (ROOT / place.format(path.stem)).exists(), place.format(path.stem)
+
+
+def test_formulas_and_device_kernels_know_no_tensors():
+    for path in tracked("csrc/common/*.h", "csrc/ops/*.h", "csrc/cuda/*.cuh"):
         assert "#include <torch" not in path.read_text(), path
 
 

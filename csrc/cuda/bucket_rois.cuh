@@ -1,0 +1,50 @@
+// The kernel alone, without torch: csrc/hostcuda runs it on the CPU.
+
+#pragma once
+
+#include "ops/bucket_rois.h"
+
+namespace dynamask::cuda {
+
+constexpr int kThreads = 256;
+constexpr int kMaxStates = 32;
+
+// One block sorts all RoIs. A thread owns a contiguous run of them, so that places handed out in
+// thread order are stable. Bound by latency: N is at most a few thousand.
+__global__ void bucket_rois_kernel(const int64_t* state, int64_t n, int64_t num_states,
+                                   int64_t* order, int64_t* inverse, int64_t* counts,
+                                   int64_t* offsets) {
+  __shared__ int first[kMaxStates + 1][kThreads];  // per bucket and thread: count, then first place
+  __shared__ int64_t start[kMaxStates + 2];
+  const int t = threadIdx.x;
+  const int64_t run = (n + kThreads - 1) / kThreads;
+  const int64_t begin = min(t * run, n), end = min(begin + run, n);
+  for (int64_t b = 0; b <= num_states; ++b) first[b][t] = 0;
+  for (int64_t i = begin; i < end; ++i) ++first[bucket_of_state(state[i], num_states)][t];
+  __syncthreads();
+  if (t <= num_states) {  // one thread per bucket turns counts into places within the bucket
+    int sum = 0;
+    for (int k = 0; k < kThreads; ++k) {
+      const int c = first[t][k];
+      first[t][k] = sum;
+      sum += c;
+    }
+    start[t + 1] = sum;
+    if (t < num_states) counts[num_states - 1 - t] = sum;
+  }
+  __syncthreads();
+  if (t == 0) {
+    start[0] = 0;
+    for (int64_t b = 0; b <= num_states; ++b) start[b + 1] += start[b];
+    for (int64_t b = 0; b <= num_states; ++b) offsets[b] = start[b];
+  }
+  __syncthreads();
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t b = bucket_of_state(state[i], num_states);
+    const int64_t place = start[b] + first[b][t]++;
+    order[place] = i;
+    inverse[i] = place;
+  }
+}
+
+}  // namespace dynamask::cuda

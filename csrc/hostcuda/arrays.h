@@ -1,0 +1,59 @@
+// What goes between a test and a kernel: a file with one line of numbers and some arrays.
+
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+namespace hostcuda {
+
+// The arguments of a kernel, read in the order in which the test wrote them.
+class Input {
+ public:
+  explicit Input(const char* path) : file_(std::fopen(path, "rb")) { require(file_); }
+  ~Input() { std::fclose(file_); }
+  Input(const Input&) = delete;
+  Input& operator=(const Input&) = delete;
+
+  int64_t number() {
+    int64_t value;
+    require(std::fread(&value, sizeof(value), 1, file_) == 1);
+    return value;
+  }
+  template <typename T>
+  std::vector<T> array() {  // its own allocation, so that ASan sees where it ends
+    std::vector<T> values(number());
+    if (values.empty()) return values;
+    require(std::fread(values.data(), sizeof(T), values.size(), file_) == values.size());
+    return values;
+  }
+
+ private:
+  static void require(bool fine) {
+    if (!fine) std::perror("hostcuda: input"), std::exit(3);
+  }
+  std::FILE* file_;
+};
+
+class Output {
+ public:
+  explicit Output(const char* path) : file_(std::fopen(path, "wb")) {
+    if (!file_) std::perror("hostcuda: output"), std::exit(3);
+  }
+  ~Output() { std::fclose(file_); }
+  Output(const Output&) = delete;
+  Output& operator=(const Output&) = delete;
+
+  template <typename T>
+  void array(const std::vector<T>& values) {
+    if (!values.empty()) std::fwrite(values.data(), sizeof(T), values.size(), file_);
+  }
+
+ private:
+  std::FILE* file_;
+};
+
+}  // namespace hostcuda

@@ -1,0 +1,85 @@
+"""Runs the kernels of csrc/cuda on the CPU, under sanitizers: see csrc/hostcuda/cuda_host.h."""
+
+import os
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+SANITIZERS = {"memory": "address,undefined", "threads": "thread"}
+
+
+class HostCuda:
+    """The driver of one kernel, built with one kind of sanitizer."""
+
+    def __init__(self, stem: str, sanitizer: str, folder: Path, faults: dict[str, str]) -> None:
+        self.folder = folder
+        self.program = folder / "driver"
+        source = folder / "csrc"
+        shutil.copytree(ROOT / "csrc", source)
+        kernel = source / f"cuda/{stem}.cuh"
+        text = kernel.read_text()
+        for right, wrong in faults.items():
+            assert right in text, f"{stem}.cuh has no {right!r} to plant a fault in"
+            text = text.replace(right, wrong, 1)
+        kernel.write_text(text)
+        build = [COMPILER, "-std=c++20", "-O1", "-g", "-pthread", "-fno-sanitize-recover"]
+        build += [f"-fsanitize={SANITIZERS[sanitizer]}", f"-I{source}"]
+        built = subprocess.run(
+            [*build, source / f"hostcuda/{stem}.cpp", "-o", self.program],
+            capture_output=True,
+            text=True,
+        )
+        if "cannot find" in built.stderr:
+            pytest.skip("the compiler has no sanitizer libraries")
+        assert built.returncode == 0, built.stderr
+
+    def run(self, *arguments: torch.Tensor | int) -> bytes:
+        """What the driver wrote; raises what the sanitizer said."""
+        given, wanted = self.folder / "in", self.folder / "out"
+        with given.open("wb") as file:
+            for x in arguments:
+                file.write(struct.pack("q", x if isinstance(x, int) else x.numel()))
+                if isinstance(x, torch.Tensor):
+                    file.write(x.contiguous().numpy().tobytes())
+        environment = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1:exitcode=66"}
+        ran = subprocess.run(
+            [self.program, given, wanted], capture_output=True, text=True, env=environment
+        )
+        if ran.returncode != 0:
+            raise SanitizerError(ran.stderr)
+        return wanted.read_bytes()
+
+
+class SanitizerError(AssertionError):
+    pass
+
+
+def split(data: bytes, like: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The arrays of an output, of the shapes and dtypes of ``like``."""
+    arrays = []
+    for x in like:
+        size = x.numel() * x.element_size()
+        dtype = x.numpy().dtype
+        arrays.append(torch.from_numpy(np.frombuffer(data[:size], dtype).copy()).view(x.shape))
+        data = data[size:]
+    assert not data
+    return arrays
+
+
+@pytest.fixture
+def hostcuda(tmp_path):
+    """Builds a driver: ``hostcuda("bucket_rois", "threads", {right: wrong})``."""
+    if COMPILER is None:
+        pytest.skip("needs a C++ compiler")
+
+    def build(stem: str, sanitizer: str, faults: dict[str, str] | None = None) -> HostCuda:
+        return HostCuda(stem, sanitizer, tmp_path, faults or {})
+
+    return build
