@@ -1,4 +1,4 @@
-"""Which device a program runs on."""
+"""Which device a program runs on, and in which precision."""
 
 import torch
 
@@ -16,3 +16,14 @@ def pick_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise InputError(f"device: {name!r} cannot be used: {reason}; fix: --device cpu") from error
     return device
+
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def pick_dtype(precision: str) -> torch.dtype:
+    """The dtype of weights and feature maps for fp32 or bf16."""
+    if precision not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
+        raise InputError(f"precision: expected one of {known}, got {precision!r}")
+    return PRECISIONS[precision]

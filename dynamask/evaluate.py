@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dynamask.data.transforms import EvalTransform
+from dynamask.device import pick_device, pick_dtype
 from dynamask.errors import InputError
 from dynamask.evaluation.coco import METRICS, CocoMetrics, coco_metrics
 from dynamask.files import write_atomic
@@ -73,6 +74,7 @@ def evaluate(
     metrics: Sequence[str] = METRICS,
     limit: int | None = None,
     what: str = "eval",
+    precision: str = "fp32",
 ) -> Evaluation:
     """Runs ``model`` over ``dataset`` and measures it.
 
@@ -80,7 +82,7 @@ def evaluate(
     of the images.
 
     Args:
-        model: The network, on any device; its mode is restored at the end.
+        model: The network, on any device.
         dataset: The images, and what is in them.
         short_side: Images are resized to this shorter side, unless
         max_side: would be exceeded by the longer one. In pixels.
@@ -88,9 +90,10 @@ def evaluate(
         metrics: Which of bbox, segm, boundary.
         limit: The first so many images only.
         what: Name on the progress bar.
+        precision: Of weights and feature maps: fp32 or bf16.
     """
-    was_training, device = model.training, next(model.parameters()).device
-    model.eval()
+    network = model.fused(pick_dtype(precision))
+    device = next(network.parameters()).device
     transform = EvalTransform(short_side, max_side)
     count = len(dataset) if limit is None else min(limit, len(dataset))
     results: list[dict[str, Any]] = []
@@ -101,15 +104,14 @@ def evaluate(
             indices = range(first, min(first + batch_size, count))
             samples = [transform(*dataset[i]) for i in indices]
             start = time.perf_counter()
-            predictions = model([image.to(device) for image, _ in samples])
-            macs += executed_macs(model)
+            predictions = network([image.to(device) for image, _ in samples])
+            macs += executed_macs(network)
             for (_, target), prediction in zip(samples, predictions):
                 prediction = prediction.to("cpu").resized(*target["original_size"])
                 sizes.update(prediction.mask_size.tolist())
                 results += prediction.to_coco(int(target["image_id"]), dataset.category_ids)
             seconds += time.perf_counter() - start
             progress.update(indices[-1] + 1)
-    model.train(was_training)
     image_ids = [dataset.image_ids[i] for i in range(count)]
     return Evaluation(
         coco=coco_metrics(dataset.ground_truth, results, metrics, image_ids),
@@ -141,6 +143,7 @@ def evaluate_weights(
     mask_size: int | None = None,
     device: str = "auto",
     out: str | Path | None = None,
+    precision: str = "fp32",
 ) -> dict[str, Any]:
     """Measures saved weights on a data set; image sizes are those of the weights' config.
 
@@ -154,13 +157,13 @@ def evaluate_weights(
         mask_size: Give every instance this mask size instead of choosing.
         device: cpu, cuda, or auto.
         out: Also write metrics, predictions and tables to this folder.
+        precision: Of weights and feature maps: fp32 or bf16.
 
     Returns:
         :meth:`Evaluation.summary`, what was measured, and AP per class.
     """
     from dynamask.checkpoint import check_classes, choose_mask_size, load_model
     from dynamask.data import open_dataset
-    from dynamask.device import pick_device
 
     for name in metrics:
         if name not in METRICS:
@@ -181,6 +184,7 @@ def evaluate_weights(
         batch_size=batch_size,
         metrics=metrics,
         limit=limit,
+        precision=precision,
     )
     if out is not None:
         write_evaluation(Path(out), found)

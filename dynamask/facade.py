@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dynamask.checkpoint import Meta, choose_mask_size, load_model, save_weights
 from dynamask.config import config_from_dict, load_config
 from dynamask.data import open_dataset
-from dynamask.device import pick_device
+from dynamask.device import pick_device, pick_dtype
 from dynamask.evaluate import Evaluation, evaluate
 from dynamask.evaluation.coco import METRICS
 from dynamask.predict import predict
@@ -46,6 +46,8 @@ class DynaMask:
         self.module, self.meta = load_model(source)
         self.module.to(pick_device(device))
         self.source = str(source)
+        self._fused: Detector
+        self._fused_of: list[Any] = []
 
     @property
     def classes(self) -> list[str]:
@@ -55,18 +57,34 @@ class DynaMask:
         """Gives every instance this mask size; with None the switch chooses again."""
         choose_mask_size(self.module, size)
 
-    def predict(self, images: Any, *, score: float = 0.5, batch_size: int = 1) -> Any:
+    def fused(self, precision: str = "fp32") -> Detector:
+        """The inference form of ``module``, made anew when its weights or mask sizes change.
+
+        Args:
+            precision: Of weights and feature maps: fp32 or bf16.
+        """
+        tensors = self.module.state_dict().values()
+        mode = getattr(getattr(self.module.mask_branch, "selector", None), "mode", None)
+        made_of = [precision, mode, *((t.device, t.data_ptr(), t._version) for t in tensors)]
+        if made_of != self._fused_of:
+            self._fused, self._fused_of = self.module.fused(pick_dtype(precision)), made_of
+        return self._fused
+
+    def predict(
+        self, images: Any, *, score: float = 0.5, batch_size: int = 1, precision: str = "fp32"
+    ) -> Any:
         """The objects in an image (a :class:`Prediction`) or in a list of them (a list).
 
         Args:
             images: A path, Pillow image, array [H, W, 3] uint8 or tensor [3, H, W]; or a list.
             score: Objects below it are left out.
             batch_size: Images in a batch.
+            precision: Of weights and feature maps: fp32 or bf16.
         """
         several = isinstance(images, list | tuple)
         data = self.meta.config.data
         found: list[Prediction] = predict(
-            self.module,
+            self.fused(precision),
             images if several else [images],
             short_side=data.eval_short_side,
             max_side=data.max_side,
@@ -83,6 +101,7 @@ class DynaMask:
         split: str = "val",
         metrics: Sequence[str] = METRICS,
         limit: int | None = None,
+        precision: str = "fp32",
     ) -> Evaluation:
         """Measures the network: ``found["segm/AP"]``, ``found["mask_gflops"]``, ...
 
@@ -91,6 +110,7 @@ class DynaMask:
             split: train or val.
             metrics: Which of bbox, segm, boundary.
             limit: The first so many images only.
+            precision: Of weights and feature maps: fp32 or bf16.
         """
         config = self.meta.config
         source = config.data.source if data is None else data
@@ -101,6 +121,7 @@ class DynaMask:
             max_side=config.data.max_side,
             metrics=metrics,
             limit=limit,
+            precision=precision,
         )
 
     def train(self, data: str | Path, options: Mapping[str, Any] | None = None) -> Run:

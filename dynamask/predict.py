@@ -15,7 +15,7 @@ from torch import Tensor
 from dynamask.checkpoint import choose_mask_size, load_model
 from dynamask.data.images import SUFFIXES, read_image
 from dynamask.data.transforms import EvalTransform
-from dynamask.device import pick_device
+from dynamask.device import pick_device, pick_dtype
 from dynamask.errors import InputError
 from dynamask.files import write_atomic
 from dynamask.ops import Polygons
@@ -38,11 +38,12 @@ def predict(
     score: float = 0.5,
     batch_size: int = 1,
     classes: Sequence[str] = (),
+    precision: str = "fp32",
 ) -> list[Prediction]:
     """The objects in each image, in the pixels of that image.
 
     Args:
-        model: The network, on any device; its mode is restored at the end.
+        model: The network, on any device, or an inference form of it, which is used as it is.
         images: Each a path, a Pillow image, an array [H, W, 3] uint8 or a tensor [3, H, W] (uint8,
             or float in 0..1).
         short_side: Images are resized to this shorter side, unless
@@ -50,20 +51,20 @@ def predict(
         score: Objects below it are left out.
         batch_size: Images in a batch.
         classes: Names of the classes, to go with the predictions.
+        precision: Of weights and feature maps: fp32 or bf16.
     """
-    device, was_training = next(model.parameters()).device, model.training
-    model.eval()
+    network = model if model.is_fused else model.fused(pick_dtype(precision))
+    device = next(network.parameters()).device
     transform = EvalTransform(short_side, max_side)
     out: list[Prediction] = []
     for first in range(0, len(images), batch_size):
         pixels = [as_pixels(image) for image in images[first : first + batch_size]]
         resized = [transform(image, _nothing_known())[0].to(device) for image in pixels]
-        for image, found in zip(pixels, model(resized)):
+        for image, found in zip(pixels, network(resized)):
             found = found.to("cpu").select(found.scores.cpu() >= score)
             found = found.resized(image.shape[1], image.shape[2])
             found.classes = tuple(classes)
             out.append(found)
-    model.train(was_training)
     return out
 
 
@@ -96,6 +97,7 @@ def predict_files(
     batch_size: int = 1,
     mask_size: int | None = None,
     device: str = "auto",
+    precision: str = "fp32",
 ) -> list[str]:
     """Finds the objects in image files and writes them to a folder.
 
@@ -111,6 +113,7 @@ def predict_files(
         batch_size: Images in a batch.
         mask_size: Give every instance this mask size instead of choosing.
         device: cpu, cuda, or auto.
+        precision: Of weights and feature maps: fp32 or bf16.
 
     Returns:
         Why each unreadable image was skipped; empty if all were read.
@@ -124,7 +127,7 @@ def predict_files(
     files = find_images(images)
     if mask_size is not None:
         choose_mask_size(model, mask_size)
-    model.to(pick_device(device))
+    network = model.to(pick_device(device)).fused(pick_dtype(precision))
     out = Path(out)
     unreadable: list[str] = []
     records: list[dict[str, Any]] = []
@@ -139,7 +142,7 @@ def predict_files(
                 except (ValueError, OSError) as error:
                     unreadable.append(str(error))
             found = predict(
-                model,
+                network,
                 [image for _, image in batch],
                 short_side=meta.config.data.eval_short_side,
                 max_side=meta.config.data.max_side,

@@ -83,7 +83,7 @@ class BoxHead(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.mlp = TwoMLPHead(in_channels * pool_size**2, hidden)
+        self.mlp: nn.Module = TwoMLPHead(in_channels * pool_size**2, hidden)
         self.predictor = FastRCNNPredictor(hidden, num_classes + 1)
         self.pool_size = pool_size
         self.scales = [1 / stride for stride in strides]

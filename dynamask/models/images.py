@@ -9,7 +9,7 @@ class ImageBatch(NamedTuple):
     """Images of different sizes in one tensor, each in the top left corner, zeros around it.
 
     Attributes:
-        pixels: [B, 3, H, W]; H and W are multiples of the stride the batch was padded to.
+        pixels: [B, 3, H, W], channels_last; H and W are multiples of what the batch was padded to.
         sizes: (height, width) of each image without its padding.
     """
 
@@ -28,6 +28,7 @@ class ImageBatch(NamedTuple):
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         height, width = (-(-max(side) // multiple) * multiple for side in zip(*sizes))
         pixels = images[0].new_zeros(len(images), 3, height, width)
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
         for padded, image in zip(pixels, images):
             padded[:, : image.shape[1], : image.shape[2]] = image
         return ImageBatch(pixels, sizes)
