@@ -1,22 +1,14 @@
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynamask.ops import DeformConv2d, roi_align
+from dynamask.ops import DeformConv2d, FeatureAggregationWeights, feature_aggregation
 
 
 class FeatureAggregation(nn.Module):
     """One stage of the region-wise pyramid (FAM of DynaMask): twice the size, half the channels.
 
-    RoI features are upsampled, the same region is cropped out of a finer pyramid level, a
-    deformable convolution aligns the first with the second, a second one attends to their sum::
-
-        x = up2(relu(reduce(x)))                               C -> C' = C / 2, S -> 2 S
-        p = relu(project_crop(crop(relu(project_level(P)))))   C', 2 S
-        a = relu(align(x, offset1([x, p])))
-        y = relu(attend(a + p, offset2(a + p)))
-
-    Offsets start at zero, so both deformable convolutions start as plain ones.
+    :func:`dynamask.ops.feature_aggregation` with its weights, and the projection of the pyramid
+    level that it crops. Offsets start at zero, so both deformable convolutions start as plain ones.
 
     Args:
         channels: Channels C of the incoming RoI features, even.
@@ -51,10 +43,6 @@ class FeatureAggregation(nn.Module):
         """A whole pyramid level [B, C_in, H, W] as crops want it [B, C', H, W]; once per image."""
         return F.relu_(self.project_level(level))
 
-    def crop(self, projected: Tensor, rois: Tensor, size: int) -> Tensor:
-        """The regions of a projected level, one bilinear sample per cell centre [N, C', S', S']."""
-        return roi_align(projected, rois, size, 1 / self.stride, sampling_ratio=1, aligned=True)
-
     def forward(self, x: Tensor, projected: Tensor, rois: Tensor) -> Tensor:
         """Refines RoI features.
 
@@ -66,13 +54,26 @@ class FeatureAggregation(nn.Module):
         Returns:
             RoI features [N, C', 2 S, 2 S].
         """
-        x = F.relu_(self.reduce(x))
-        x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
-        p = F.relu_(self.project_crop(self.crop(projected, rois, x.shape[-1])))
-        aligned = self.align(x, self.offset1(torch.cat([x, p], 1)))
-        fused = F.relu(aligned, inplace=not aligned.requires_grad) + p
-        attended = self.attend(fused, self.offset2(fused))
-        return F.relu(attended, inplace=not attended.requires_grad)
+        return feature_aggregation(x, projected, rois, 1 / self.stride, self.weights())
+
+    def weights(self) -> FeatureAggregationWeights:
+        """What the operator takes: every convolution but the level's."""
+        of = dict(self.named_parameters())
+        return FeatureAggregationWeights(
+            of["reduce.weight"],
+            of["reduce.bias"],
+            of["project_crop.weight"],
+            of["project_crop.bias"],
+            of["offset1.weight"],
+            of["offset1.bias"],
+            of["align.weight"],
+            of["offset2.weight"],
+            of["offset2.bias"],
+            of["attend.weight"],
+        )
+
+    def count_macs(self, x: Tensor, projected: Tensor, rois: Tensor) -> int:
+        return len(x) * self.macs(x.shape[-1])
 
     def macs(self, size: int) -> int:
         """MACs of one RoI whose incoming features are ``size`` x ``size``, without the level's."""

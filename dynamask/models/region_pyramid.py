@@ -79,9 +79,6 @@ class RegionPyramid(nn.Module):
     """
 
     sizes = (14, 28, 56, 112)
-    # Without gradients a stage takes as many RoIs at once as make tensors of this many numbers. All
-    # of a hundred RoIs at 112 would take a gigabyte, and on a CPU a third longer for want of cache.
-    slice_numbers = 1 << 21
 
     def __init__(
         self, num_classes: int, in_channels: int, channels: int, strides: Sequence[int]
@@ -161,12 +158,7 @@ class RegionPyramid(nn.Module):
         stage = self.stages[k - 1]
         if k not in context.projected:
             context.projected[k] = stage.project(context.features[3 - k])
-        level = context.projected[k]
-        at_once = max(1, self.slice_numbers // (stage.reduce.out_channels * self.sizes[k] ** 2))
-        if torch.is_grad_enabled() or len(rois) <= at_once:
-            return stage(x, level, rois)
-        slices = zip(x.split(at_once), rois.split(at_once))
-        return torch.cat([stage(some, level, theirs) for some, theirs in slices])
+        return stage(x, context.projected[k], rois)
 
     def reach_macs(self) -> list[int]:
         """MACs per RoI from the features of one size to those of the next."""

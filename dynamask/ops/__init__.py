@@ -6,6 +6,7 @@ from dynamask.ops.class_logits import class_logits
 from dynamask.ops.deform_conv2d import DeformConv2d, deform_conv2d
 from dynamask.ops.edge_targets import edge_targets
 from dynamask.ops.encode_masks import encode_masks
+from dynamask.ops.feature_aggregation import FeatureAggregationWeights, feature_aggregation
 from dynamask.ops.mask_targets import mask_targets
 from dynamask.ops.multiscale_roi_align import MultiScaleRoIAlign, multiscale_roi_align
 from dynamask.ops.nms import batched_nms, batched_nms_fixed, nms
@@ -17,6 +18,7 @@ from dynamask.ops.roi_align import RoIAlign, roi_align
 __all__ = [
     "Buckets",
     "DeformConv2d",
+    "FeatureAggregationWeights",
     "MultiScaleRoIAlign",
     "PackedMasks",
     "Polygons",
@@ -29,6 +31,7 @@ __all__ = [
     "deform_conv2d",
     "edge_targets",
     "encode_masks",
+    "feature_aggregation",
     "mask_targets",
     "multiscale_roi_align",
     "nms",

@@ -114,19 +114,6 @@ def test_nobody_needs_a_stage_nobody_runs_it(monkeypatch):
             head(context, some_instances(3))
 
 
-def test_slices_change_nothing(monkeypatch):
-    head, instances, features = a_head(mode="fixed=112").eval(), some_instances(5), pyramid()
-    calls, masks = [], []
-    head.pyramid.stages[1].register_forward_hook(lambda *call: calls.append(call))
-    for numbers in (1 << 30, 1):
-        monkeypatch.setattr(head.pyramid, "slice_numbers", numbers)
-        with torch.no_grad():
-            masks.append(head(head.context(features, [IMAGE] * 2), instances).values)
-    assert [len(y) for _, _, y in calls] == [5, 1, 1, 1, 1, 1]
-    assert all(y.is_contiguous(memory_format=torch.channels_last) for _, _, y in calls)
-    torch.testing.assert_close(*masks, rtol=1e-5, atol=1e-5)
-
-
 def test_inference_repeats_itself():
     head, instances, features = a_head().eval(), some_instances(6), pyramid()
     with torch.no_grad():

@@ -64,37 +64,17 @@ def test_offsets_come_in_one_group_per_32_channels(channels, groups):
     assert stage.offset1.out_channels == stage.offset2.out_channels == 18 * groups
 
 
-def test_starts_as_a_plain_convolution():
+def test_starts_with_plain_convolutions():
     stage = a_stage()
-    align, attend = seen_by(stage.align), seen_by(stage.attend)
     x, level, rois = inputs(stage)
     with torch.no_grad():
-        stage(x, stage.project(level), rois)
-        for module, [((features, offset), output)] in (
-            (stage.align, align),
-            (stage.attend, attend),
-        ):
-            assert not offset.any()
-            plain = F.conv2d(features, module.weight, padding=1).relu()  # the stage's own, in place
-            torch.testing.assert_close(output, plain, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("first", "shift"), [(0, (1, 0)), (1, (0, 1))], ids=["dy", "dx"])
-def test_offsets_are_dy_then_dx_of_every_tap(first, shift):
-    stage = a_stage()
-    with torch.no_grad():
-        stage.offset1.bias[first::2] = 1
-        align = seen_by(stage.align)
-        x, level, rois = inputs(stage)
-        stage(x, stage.project(level), rois)
-        [((features, _), output)] = align
-        plain = F.conv2d(features, stage.align.weight, padding=1).relu()
-    dy, dx = shift
-    inside = slice(1, -2)  # the outermost cells read the padding
-    moved = plain.roll((-dy, -dx), (2, 3))
-    torch.testing.assert_close(
-        output[:, :, inside, inside], moved[:, :, inside, inside], rtol=1e-4, atol=1e-5
-    )
+        level = stage.project(level)
+        actual = stage(x, level, rois)
+        x = F.interpolate(stage.reduce(x).relu(), scale_factor=2.0, mode="bilinear")
+        crop = torchvision.ops.roi_align(level, rois, x.shape[-1], 1 / stage.stride, 1, True)
+        f = F.conv2d(x, stage.align.weight, padding=1).relu() + stage.project_crop(crop).relu()
+        plain = F.conv2d(f, stage.attend.weight, padding=1).relu()
+    torch.testing.assert_close(actual, plain, rtol=1e-4, atol=1e-4)
 
 
 def test_every_parameter_learns():
@@ -127,10 +107,13 @@ def test_each_stage_crops_its_level_at_the_right_place():
         grid = torch.meshgrid(y + 1000 * level, x + 1000 * level, indexing="ij")
         features.append(F.pad(torch.stack(grid), (0, 0, 0, 0, 0, 6))[None])
     crops = []
-    for stage in head.pyramid.stages:
-        torch.nn.init.zeros_(stage.project_level.weight)
-        torch.nn.init.eye_(stage.project_level.weight[:, :, 0, 0].detach())
-        crops.append(seen_by(stage.project_crop))
+    for stage in head.pyramid.stages:  # nothing passes but the crop
+        for weight in stage.parameters():
+            torch.nn.init.zeros_(weight)
+        for conv in (stage.project_level, stage.project_crop):
+            torch.nn.init.eye_(conv.weight[:, :, 0, 0].detach())
+        torch.nn.init.eye_(stage.attend.weight[:, :, 1, 1].detach())
+        crops.append(seen_by(stage))
     x0, y0, x1, y1 = 131.0, 47.0, 201.0, 167.0
     zero = torch.zeros(1, dtype=torch.int64)
     with torch.no_grad():
@@ -139,7 +122,7 @@ def test_each_stage_crops_its_level_at_the_right_place():
             Instances(torch.tensor([[x0, y0, x1, y1]]), zero, zero),
         )
     for s, (size, level) in enumerate(((28, 2), (56, 1), (112, 0))):
-        [((crop,), _)] = crops[s]
+        [(_, crop)] = crops[s]
         cells = (torch.arange(size) + 0.5) / size
         y, x = y0 + cells * (y1 - y0) + 1000 * level, x0 + cells * (x1 - x0) + 1000 * level
         torch.testing.assert_close(crop[0, 0], y[:, None].expand(size, size))

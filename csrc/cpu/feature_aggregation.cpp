@@ -1,0 +1,323 @@
+#include "ops/feature_aggregation.h"
+
+#include "cpu/feature_aggregation.h"
+#include "cpu/large_pages.h"
+#include "cpu/simd/feature_aggregation.h"
+
+namespace dynamask {
+namespace {
+
+constexpr int64_t kTilePixels = 168;
+constexpr int64_t kChunkColumns = 256;
+
+template <typename T>
+class Forward {
+ public:
+  Forward(const FeatureAggregationShape& s, const Convolutions<T>& convolutions,
+          const Images<const T>& x, const T* level, const T* rois, T scale, const Images<T>& out)
+      : s_(s),
+        conv_(convolutions),
+        x_(x),
+        level_(level),
+        rois_(rois),
+        scale_(scale),
+        out_(out),
+        kernel_(simd::feature_aggregation_kernels().of(T(0))),
+        deform_(simd::deform_conv2d_kernels().of(T(0))),
+        chunks_(column_chunks(convolutions.align.shape, kChunkColumns)),
+        tiles_(s.out_height(), s.out_width(), kTilePixels),
+        at_once_(std::min<int64_t>(s.rois, torch::stable::get_num_threads())),
+        reduced_(at_once_ * s.pixels() * convolutions.reduce.out_row),
+        pair_(pair_shape(s), at_once_),
+        fused_(convolutions.align.shape, at_once_) {}
+
+  // As many RoIs at once as there are threads, so that what one of them is about stays in cache;
+  // they share out its tiles.
+  void run() {
+    const PixelTiles low(s_.pixels(), kTilePixels);
+    for (first_roi_ = 0; first_roi_ < s_.rois; first_roi_ += at_once_) {
+      const int64_t count = std::min(at_once_, s_.rois - first_roi_);
+      parallel_for(0, count * low.count, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) reduce(i / low.count, low, i % low.count);
+      });
+      for_each_tile(count, &Forward::gather_pair);
+      for_each_tile(count, &Forward::align);
+      for_each_tile(count, &Forward::attend);
+    }
+  }
+
+ private:
+  using Step = void (Forward::*)(int64_t slot, int64_t y0, int64_t y1, Workspace<T>& work);
+
+  static DeformConv2dShape pair_shape(const FeatureAggregationShape& s) {
+    DeformConv2dShape pair{};
+    pair.channels = 2 * s.out_channels, pair.height = s.out_height(), pair.width = s.out_width();
+    return pair;
+  }
+
+  void for_each_tile(int64_t count, Step step) {
+    int64_t widest = s_.out_channels;
+    for (const auto& chunk : chunks_) widest = std::max(widest, columns_row(chunk.columns()));
+    const int64_t products = std::max({conv_.project.out_row, conv_.offset1.out_row});
+    parallel_for(0, count * tiles_.count, 1, [&](int64_t begin, int64_t end) {
+      Workspace<T> work(tiles_.size * tiles_.width, widest, products, s_.offsets());
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t tile = i % tiles_.count;
+        (this->*step)(i / tiles_.count, tiles_.begin(tile), tiles_.end(tile), work);
+      }
+    });
+  }
+
+  T* reduced(int64_t slot) { return reduced_.data() + slot * s_.pixels() * conv_.reduce.out_row; }
+
+  // The first pixel of row y of x in a pair, at `channel`; p begins at channel C'.
+  static T* pixel_row(RingedImages<T>& images, int64_t slot, int64_t y, int64_t channel) {
+    const auto image = images.channels(slot, channel, 0);
+    return image.data + (y + 1) * image.row + image.channels;
+  }
+
+  // Its first C' channels, to sample from.
+  simd::DeformImage<const T> read(const RingedImages<T>& images, int64_t slot) const {
+    return images.channels(slot, 0, s_.out_channels);
+  }
+
+  void reduce(int64_t slot, const PixelTiles& tiles, int64_t tile) {
+    const auto& conv = conv_.reduce;
+    const int64_t first = tiles.begin(tile);
+    conv.run(tiles.length(tile), 0, s_.channels,
+             x_.image(first_roi_ + slot) + first * x_.pixel_stride, x_.pixel_stride,
+             x_.channel_stride, conv.bias.data(), 0, reduced(slot) + first * conv.out_row);
+  }
+
+  // Rows y0 to y1 of x doubled and of p, side by side.
+  void gather_pair(int64_t slot, int64_t y0, int64_t y1, Workspace<T>& work) {
+    const int64_t c = s_.out_channels, in_pixel = conv_.reduce.out_row;
+    for (int64_t y = y0; y < y1; ++y) {
+      const DoubledPixel from(y, s_.height);
+      const T* in = reduced(slot);
+      kernel_.upsample_row({in + from.near * s_.width * in_pixel, in_pixel},
+                           {in + from.far * s_.width * in_pixel, in_pixel}, s_.width, c,
+                           {pixel_row(pair_, slot, y, 0), 2 * c});
+    }
+    crop(first_roi_ + slot, y0, y1, work);
+    conv_.project.run((y1 - y0) * s_.out_width(), 0, c, work.columns.data(), c, 1,
+                      conv_.project.bias.data(), 0, work.products.data());
+    for (int64_t y = y0; y < y1; ++y)
+      kernel_.relu({work.products.data() + (y - y0) * s_.out_width() * conv_.project.out_row,
+                    conv_.project.out_row},
+                   {}, s_.out_width(), c, {pixel_row(pair_, slot, y, c), 2 * c});
+  }
+
+  // Rows y0 to y1 of the RoI in the level, as rows of channels.
+  void crop(int64_t roi, int64_t y0, int64_t y1, Workspace<T>& work) {
+    const int64_t c = s_.out_channels, row = s_.out_width() * c;
+    const T* box = rois_ + 5 * roi;
+    const int64_t image = roi_batch_index(box[0], s_.batch);
+    if (image < 0) {
+      std::fill_n(work.columns.data(), (y1 - y0) * row, T(0));
+      return;
+    }
+    if (work.roi != roi) {
+      const auto axis = [&](int which, int64_t bins, int64_t length) {
+        return roi_axis<T>(box[1 + which], box[3 + which], scale_, bins, length, 1, true);
+      };
+      work.taps_y.pixels_of_bins(axis(1, s_.out_height(), s_.level_height), s_.level_width * c,
+                                 row);
+      work.taps_x.pixels_of_bins(axis(0, s_.out_width(), s_.level_width), c, c);
+      work.roi = roi;
+    }
+    auto y = work.taps_y.view();
+    y.count = y1 - y0, y.first += y0;  // their places are counted from the tile
+    simd::roi_align_kernels().pool(T(0)).rows(level_ + image * s_.level_height * s_.level_width * c,
+                                              y, work.taps_x.view(), work.columns.data(), c);
+  }
+
+  void align(int64_t slot, int64_t y0, int64_t y1, Workspace<T>& work) {
+    const int64_t c = s_.out_channels, width = s_.out_width();
+    const auto& conv = conv_.offset1;
+    const auto pair = read(pair_, slot);
+    for (int64_t y = y0; y < y1; ++y) {
+      T* out = work.products.data() + (y - y0) * width * conv.out_row;
+      // the three pixels under a row of the window lie side by side
+      for (int64_t k = 0; k < 3; ++k)
+        conv.run(width, k * 6 * c, 6 * c, pair.data + (y + k) * pair.row, 2 * c, 1,
+                 k == 0 ? conv.bias.data() : out, k == 0 ? 0 : conv.out_row, out);
+    }
+    const int64_t row = deform(conv_.align, pair, y0, y1, conv.out_row, work);
+    for (int64_t y = y0; y < y1; ++y)
+      kernel_.relu({work.products.data() + (y - y0) * width * row, row},
+                   {pixel_row(pair_, slot, y, c), 2 * c}, width, c,
+                   {pixel_row(fused_, slot, y, 0), c});
+  }
+
+  void attend(int64_t slot, int64_t y0, int64_t y1, Workspace<T>& work) {
+    const int64_t c = s_.out_channels, width = s_.out_width(), pixels = (y1 - y0) * width;
+    const auto& conv = conv_.offset2;
+    for (int64_t y = y0; y < y1; ++y)
+      conv.run(width, 0, c, pixel_row(fused_, slot, y, 0), c, 1, conv.bias.data(), 0,
+               work.products.data() + (y - y0) * width * conv.out_row);
+    const int64_t row = deform(conv_.attend, read(fused_, slot), y0, y1, conv.out_row, work);
+    T* from = work.products.data();
+    T* to = out_.image(first_roi_ + slot) + y0 * width * out_.pixel_stride;
+    if (out_.channels_last()) {
+      kernel_.relu({from, row}, {}, pixels, c, {to, c});
+    } else {
+      kernel_.relu({from, row}, {}, pixels, c, {from, row});
+      simd::transpose_kernels().of(T(0)).run(from, row, to, out_.channel_stride, pixels, c);
+    }
+  }
+
+  // Rows y0 to y1 of a deformable convolution, from the offsets in work.products to there; returns
+  // how many numbers a pixel then takes.
+  int64_t deform(const Convolution<T>& conv, const simd::DeformImage<const T>& image, int64_t y0,
+                 int64_t y1, int64_t offsets_row, Workspace<T>& work) {
+    const auto& s = conv.shape;
+    const int64_t pixels = (y1 - y0) * s.width;
+    T* products = work.products.data();
+    simd::transpose_kernels().of(T(0)).run(products, offsets_row, work.planes.data(), pixels,
+                                           pixels, s_.offsets());
+    simd::DeformTap<T> tap{};
+    simd::DeformReads<T> reads{};
+    start(s, y0, y1, work, tap, reads);
+    const T* init = nullptr;
+    for (const auto& chunk : chunks_) {
+      const int64_t row = columns_row(chunk.columns());
+      for (int64_t k = 0; k < chunk.taps; ++k) gather(s, image, chunk, k, tap, reads, work, row);
+      conv.run(pixels, chunk.first(s), chunk.columns(), work.columns.data(), row, 1, init,
+               conv.out_row, products);
+      init = products;
+    }
+    return conv.out_row;
+  }
+
+  static void start(const DeformConv2dShape& s, int64_t y0, int64_t y1, Workspace<T>& work,
+                    simd::DeformTap<T>& tap, simd::DeformReads<T>& reads) {
+    const int64_t pixels = (y1 - y0) * s.width;
+    tap.pixels = pixels;
+    tap.height = static_cast<int32_t>(s.height), tap.width = static_cast<int32_t>(s.width);
+    T* window_y = work.window.data();
+    T* window_x = window_y + pixels;
+    tap.window_y = window_y, tap.window_x = window_x;
+    for (int64_t y = y0; y < y1; ++y)
+      for (int64_t x = 0; x < s.width; ++x) *window_y++ = T(y - 1), *window_x++ = T(x - 1);
+    reads.pixel = work.pixel.data();
+    for (int i = 0; i < 4; ++i) reads.weight[i] = work.weights.data() + i * pixels;
+  }
+
+  // What tap k of a chunk reads, offset group by offset group.
+  void gather(const DeformConv2dShape& s, const simd::DeformImage<const T>& image,
+              const ColumnChunk& chunk, int64_t k, simd::DeformTap<T>& tap,
+              simd::DeformReads<T>& reads, Workspace<T>& work, int64_t row) const {
+    const int64_t of_window = chunk.first_tap + k;
+    tap.tap_y = T(of_window / 3), tap.tap_x = T(of_window % 3);
+    T* to = work.columns.data() + k * chunk.channels - chunk.first_channel;
+    for (int64_t c = chunk.first_channel; c < chunk.first_channel + chunk.channels;) {
+      const int64_t group = c / s.offset_group_channels();
+      const int64_t end =
+          std::min(chunk.first_channel + chunk.channels, (group + 1) * s.offset_group_channels());
+      tap.offset_y = work.planes.data() + 2 * (group * 9 + of_window) * tap.pixels;
+      tap.offset_x = tap.offset_y + tap.pixels;
+      deform_.locate(tap, reads);
+      // groups come in the order of their columns: what one writes too far the next overwrites
+      deform_.sample(reads, tap.pixels, {image.data + c, image.row, image.channels, end - c},
+                     to + c, row);
+      c = end;
+    }
+  }
+
+  const FeatureAggregationShape s_;
+  const Convolutions<T>& conv_;
+  const Images<const T> x_;
+  const T *level_, *rois_;
+  const T scale_;
+  const Images<T> out_;
+  const simd::FeatureAggregationKernel<T>& kernel_;
+  const simd::DeformConv2dKernel<T>& deform_;
+  const std::vector<ColumnChunk> chunks_;
+  const RowTiles tiles_;
+  const int64_t at_once_;
+  int64_t first_roi_ = 0;
+  // per RoI at hand: reduce(x), [x doubled, p] and a + p
+  Scratch<T> reduced_;
+  RingedImages<T> pair_, fused_;
+};
+
+FeatureAggregationShape feature_aggregation_shape(
+    const Tensor& x, const Tensor& level, const Tensor& rois, const Tensor& reduce_weight,
+    const Tensor& reduce_bias, const Tensor& project_weight, const Tensor& project_bias,
+    const Tensor& offset1_weight, const Tensor& offset1_bias, const Tensor& align_weight,
+    const Tensor& offset2_weight, const Tensor& offset2_bias, const Tensor& attend_weight) {
+  // the Python face says in words what does not fit; here it only must not run
+  const auto require = [](bool fits) {
+    STD_TORCH_CHECK(fits, "feature_aggregation: expected shapes that fit together");
+  };
+  require(x.dim() == 4 && level.dim() == 4 && rois.dim() == 2 && offset1_weight.dim() == 4);
+  require(reduce_weight.dim() == 4);
+  FeatureAggregationShape s{};
+  s.rois = x.size(0), s.channels = x.size(1), s.height = x.size(2), s.width = x.size(3);
+  s.out_channels = reduce_weight.size(0), s.offset_groups = offset1_weight.size(0) / 18;
+  s.batch = level.size(0), s.level_height = level.size(2), s.level_width = level.size(3);
+  require(level.size(1) == s.out_channels && rois.size(0) == s.rois && rois.size(1) == 5);
+  require(s.offset_groups > 0 && s.out_channels % s.offset_groups == 0);
+  const auto fits = [](const Tensor& w, int64_t out, int64_t in, int64_t kernel) {
+    return w.dim() == 4 && w.size(0) == out && w.size(1) == in && w.size(2) == kernel &&
+           w.size(3) == kernel;
+  };
+  const int64_t c = s.out_channels;
+  require(fits(reduce_weight, c, s.channels, 1) && fits(project_weight, c, c, 1));
+  require(fits(offset1_weight, s.offsets(), 2 * c, 3) && fits(align_weight, c, c, 3));
+  require(fits(offset2_weight, s.offsets(), c, 1) && fits(attend_weight, c, c, 3));
+  require(reduce_bias.numel() == c && project_bias.numel() == c);
+  require(offset1_bias.numel() == s.offsets() && offset2_bias.numel() == s.offsets());
+  // pixels are counted in 32 bits, and rows in floats
+  require((s.out_height() + 3) * (s.out_width() + 2) <= INT32_MAX &&
+          std::max(s.out_height(), s.out_width()) < (1 << 24));
+  return s;
+}
+
+Tensor feature_aggregation(const Tensor& x_, const Tensor& level_, const Tensor& rois_,
+                           double spatial_scale, const Tensor& reduce_weight,
+                           const Tensor& reduce_bias, const Tensor& project_weight,
+                           const Tensor& project_bias, const Tensor& offset1_weight,
+                           const Tensor& offset1_bias, const Tensor& align_weight,
+                           const Tensor& offset2_weight, const Tensor& offset2_bias,
+                           const Tensor& attend_weight) {
+  const auto s = feature_aggregation_shape(
+      x_, level_, rois_, reduce_weight, reduce_bias, project_weight, project_bias, offset1_weight,
+      offset1_bias, align_weight, offset2_weight, offset2_bias, attend_weight);
+  const auto dtype = compute_dtype(x_);
+  const auto x = dense_images(x_, dtype);
+  const auto level =
+      torch::stable::contiguous(to(level_, dtype), torch::headeronly::MemoryFormat::ChannelsLast);
+  const auto rois = contiguous(to(rois_, dtype));
+  auto out =
+      empty_images(x, s.rois, s.out_channels, s.out_height(), s.out_width(), is_channels_last(x));
+  ask_for_large_pages(out);
+  if (out.numel() > 0)
+    with_compute_type(x, [&](auto zero) {
+      using T = decltype(zero);
+      const auto convolution = [&](const Tensor& weight, const Tensor* bias) {
+        const auto w = contiguous(to(weight, dtype));
+        if (!bias)
+          return Convolution<T>(w, nullptr, s.out_height(), s.out_width(), s.offset_groups);
+        const auto b = contiguous(to(*bias, dtype));
+        return Convolution<T>(w, &b, s.out_height(), s.out_width());
+      };
+      const Convolutions<T> convolutions{
+          convolution(reduce_weight, &reduce_bias),   convolution(project_weight, &project_bias),
+          convolution(offset1_weight, &offset1_bias), convolution(align_weight, nullptr),
+          convolution(offset2_weight, &offset2_bias), convolution(attend_weight, nullptr)};
+      Forward<T>(s, convolutions, read_images<T>(x), level.const_data_ptr<T>(),
+                 rois.const_data_ptr<T>(), T(spatial_scale), write_images<T>(out))
+          .run();
+    });
+  return to(out, x_.scalar_type());
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(dynamask, CPU, m) {
+  m.impl("feature_aggregation", TORCH_BOX(&feature_aggregation));
+}
+
+}  // namespace dynamask

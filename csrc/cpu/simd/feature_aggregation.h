@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/simd/variants.h"
+
+namespace dynamask::simd {
+
+// Rows of channels, one for each pixel, `pixel` numbers apart.
+template <typename T>
+struct PixelRow {
+  T* data;
+  int64_t pixel;
+};
+
+template <typename T>
+struct FeatureAggregationKernel {
+  // out[i] is the i-th pixel of a row doubled, i < 2 * width; near and far are the two rows that
+  // make it up, before their ReLU.
+  void (*upsample_row)(PixelRow<const T> near, PixelRow<const T> far, int64_t width,
+                       int64_t channels, PixelRow<T> out);
+  // out = relu(in) + add; add.data may be nullptr.
+  void (*relu)(PixelRow<const T> in, PixelRow<const T> add, int64_t pixels, int64_t channels,
+               PixelRow<T> out);
+};
+
+struct FeatureAggregationKernels {
+  FeatureAggregationKernel<float> of_float;
+  FeatureAggregationKernel<double> of_double;
+  const FeatureAggregationKernel<float>& of(float) const { return of_float; }
+  const FeatureAggregationKernel<double>& of(double) const { return of_double; }
+};
+
+}  // namespace dynamask::simd
+
+DYNAMASK_DECLARE_VARIANTS(dynamask::simd::FeatureAggregationKernels, feature_aggregation_kernels)
