@@ -54,4 +54,11 @@ STABLE_TORCH_LIBRARY(dynamask, m) {
       "mask_targets_rle(Tensor counts, Tensor starts, Tensor image_sizes, Tensor boxes, "
       "Tensor index, int[] sizes) -> Tensor[]");
   m.def("edge_targets(Tensor masks, bool union) -> Tensor");
+  m.def(
+      "mask_edge_loss(Tensor mask_logits, Tensor mask_targets, Tensor? edge_logits, "
+      "Tensor? edge_targets, Tensor? labels, bool needs_mask, bool needs_edge) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "mask_edge_loss_backward(Tensor grad, Tensor error, Tensor? labels, SymInt num_classes) "
+      "-> Tensor");
 }

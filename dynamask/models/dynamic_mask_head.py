@@ -191,8 +191,7 @@ class DynamicMaskHead(nn.Module):
         masks = mask_targets(polygons, instances.boxes, index, self.sizes)
         masks = [mask.to(instances.boxes.device) for mask in masks]
         edges = [edge_targets(mask, self.edge_union) for mask in masks]
-        mask_bce = bce_of_all_sizes(codes.masks, masks)
-        edge_bce = bce_of_all_sizes(codes.edges, edges)
+        mask_bce, edge_bce = bce_of_all_sizes(codes.masks, masks, codes.edges, edges)
         if codes.selection is None:
             return every_size_loss(mask_bce, edge_bce, self.lambda1)
 

@@ -6,18 +6,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dynamask.ops.mask_edge_loss import mask_edge_loss
+
 SIZE_WEIGHTS = (0.5, 0.75, 0.75, 1.0)
 
 
-def bce_per_roi(logits: Tensor, targets: Tensor) -> Tensor:
-    """Binary cross entropy of each RoI, averaged over its pixels: [N, S, S] twice -> [N]."""
-    loss = F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="none")
-    return loss.mean((1, 2))
+def bce_of_all_sizes(
+    masks: Sequence[Tensor],
+    mask_targets: Sequence[Tensor],
+    edges: Sequence[Tensor],
+    edge_targets: Sequence[Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Binary cross entropy of each RoI's mask and edge at each mask size, twice [N, K].
 
-
-def bce_of_all_sizes(logits: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-    """Binary cross entropy of each RoI at each mask size [N, K]."""
-    return torch.stack([bce_per_roi(x, t) for x, t in zip(logits, targets)], 1)
+    Each argument has a tensor [N, S, S] per size; the first and the third are logits.
+    """
+    tensors = zip(masks, mask_targets, edges, edge_targets)
+    losses = [mask_edge_loss(*of_size) for of_size in tensors]
+    of_edges = [edge for _, edge in losses if edge is not None]
+    return torch.stack([mask for mask, _ in losses], 1), torch.stack(of_edges, 1)
 
 
 def weighted_by_size(mask_bce: Tensor) -> Tensor:

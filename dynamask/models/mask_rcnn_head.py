@@ -1,6 +1,5 @@
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
@@ -10,6 +9,7 @@ from dynamask.models.region_pyramid import ClassLogits
 from dynamask.ops import (
     Polygons,
     RaggedMasks,
+    mask_edge_loss,
     mask_targets,
     multiscale_roi_align,
 )
@@ -110,10 +110,8 @@ class MaskRCNNHead(nn.Module):
         """
         outlines, index = targets
         wanted = mask_targets(outlines, instances.boxes, index, (self.size,))[0]
-        error = F.binary_cross_entropy_with_logits(
-            codes.float(), wanted.to(torch.float32), reduction="sum"
-        )
-        return {"mask": error / max(codes.numel(), 1)}
+        error, _ = mask_edge_loss(codes, wanted)
+        return {"mask": error.sum() / max(len(instances), 1)}
 
     def decode(
         self, codes: Tensor, instances: Instances, image_sizes: Sequence[tuple[int, int]]

@@ -28,10 +28,11 @@ def test_cross_entropy_is_a_mean_over_pixels():
     logits = [torch.full((2, s, s), 0.0) for s in SIZES]
     targets = [torch.ones(2, s, s, dtype=torch.uint8) for s in SIZES]
     logits[1][0] = 30.0
-    losses = bce_of_all_sizes(logits, targets)
+    masks, edges = bce_of_all_sizes(logits, targets, logits[::-1], targets[::-1])
     expected = torch.full((2, 4), math.log(2))
     expected[0, 1] = 0
-    torch.testing.assert_close(losses, expected)
+    torch.testing.assert_close(masks, expected)
+    torch.testing.assert_close(edges, expected.flip(1))
 
 
 def test_phase_one_by_hand():
@@ -132,10 +133,10 @@ def test_edge_loss_tells_sizes_apart_better_than_mask_loss():
     """What the paper's Figure 5 shows, and why the switch learns from edges."""
     masks = stars()
     edges = [edge_targets(mask) for mask in masks]
-    mask_loss, edge_loss = (
-        bce_of_all_sizes([known_to_a_cell(target) for target in targets], targets)
-        for targets in (masks, edges)
+    mask_logits, edge_logits = (
+        [known_to_a_cell(target) for target in targets] for targets in (masks, edges)
     )
+    mask_loss, edge_loss = bce_of_all_sizes(mask_logits, masks, edge_logits, edges)
     spread = [loss.amax(1) - loss.amin(1) for loss in (mask_loss, edge_loss)]
     assert (spread[1] > spread[0]).all()
     assert (edge_loss.diff(dim=1) < 0).all()  # the larger the mask, the smaller
