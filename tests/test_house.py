@@ -109,11 +109,11 @@ def test_files_are_short():
 
 
 def test_native_code_uses_the_stable_abi_only():
-    for path in tracked("csrc/*.cpp", "csrc/*.cu", "csrc/*.h"):
+    for path in tracked("csrc/*.cpp", "csrc/*.cu*", "csrc/*.h"):
         text = path.read_text()
         assert not re.search(r"#include <(torch/extension|torch/all|ATen/|c10/)", text), path
-        if path.suffix == ".cu":
-            assert text.count("<<<") == text.count("STD_CUDA_KERNEL_LAUNCH_CHECK"), path
+        # one place starts kernels, and checks that they started
+        assert "<<<" not in text or path.name == "launch.h", path
 
 
 def test_every_cuda_kernel_runs_under_sanitizers():

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "cuda/launch.h"
 #include "ops/bucket_rois.h"
 
 namespace dynamask::cuda {

@@ -74,7 +74,7 @@ T exchange(T value, unsigned from) {
   return other;
 }
 
-// kernel<<<grid, threads>>>(arguments...)
+// Every thread of the grid calls kernel(arguments...).
 template <typename Kernel, typename... Arguments>
 void launch(dim3 grid, dim3 threads, Kernel kernel, Arguments... arguments) {
   const unsigned count = threads.count();
@@ -134,6 +134,7 @@ T __ldg(const T* p) {
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __popcll(uint64_t x) { return __builtin_popcountll(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __ffsll(int64_t x) { return __builtin_ffsll(x); }
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(x); }
 
 template <typename T>
