@@ -50,31 +50,28 @@ DeformConv2dShape deform_conv2d_shape(const Tensor& input, const Tensor& offset,
   return s;
 }
 
-Tensor dense_images(const Tensor& t, ScalarType dtype) {
-  const auto converted = to(t, dtype);
-  return is_channels_last(converted) ? converted : contiguous(converted);
+Tensor dense_planes(const Tensor& t, ScalarType dtype) {
+  const auto own = t.scalar_type();
+  const bool is_narrower = own == ScalarType::BFloat16 || own == ScalarType::Half;
+  return dense_images(t, is_narrower && dtype == ScalarType::Float ? own : dtype);
 }
 
-Tensor empty_images(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w,
-                    bool channels_last) {
-  if (!channels_last) return empty(like, {n, c, h, w}, like.scalar_type());
-  const auto rows = empty(like, {n, h, w, c}, like.scalar_type());
-  return torch::stable::transpose(torch::stable::transpose(rows, 1, 3), 2, 3);
-}
-
-std::vector<ColumnChunk> column_chunks(const DeformConv2dShape& s, int64_t limit) {
+std::vector<ColumnChunk> column_chunks(const DeformConv2dShape& s, int64_t limit,
+                                       int64_t interleaved) {
   std::vector<ColumnChunk> chunks;
-  const int64_t channels = s.group_channels();
+  const int64_t channels = s.group_channels(), tap_columns = round_up(channels, interleaved);
   if (channels > limit) {
     for (int64_t k = 0; k < s.taps(); ++k)
-      for (int64_t c = 0; c < channels; c += limit)
-        chunks.push_back({k, 1, c, std::min(limit, channels - c)});
+      for (int64_t c = 0; c < channels; c += limit) {
+        const int64_t count = std::min(limit, channels - c);
+        chunks.push_back({k, 1, c, count, k * tap_columns + c, round_up(count, interleaved)});
+      }
   } else {
-    const int64_t most = std::max<int64_t>(1, limit / std::max<int64_t>(1, channels));
+    const int64_t most = std::max<int64_t>(1, limit / std::max<int64_t>(1, tap_columns));
     const int64_t count = (s.taps() + most - 1) / most;
     for (int64_t i = 0; i < count; ++i) {
-      const int64_t first = i * s.taps() / count;
-      chunks.push_back({first, (i + 1) * s.taps() / count - first, 0, channels});
+      const int64_t first = i * s.taps() / count, end = (i + 1) * s.taps() / count;
+      chunks.push_back({first, end - first, 0, channels, first * tap_columns, tap_columns});
     }
   }
   return chunks;
@@ -83,23 +80,23 @@ std::vector<ColumnChunk> column_chunks(const DeformConv2dShape& s, int64_t limit
 namespace {
 
 constexpr int64_t kTilePixels = 144;
-constexpr int64_t kChunkColumns = 256;
+constexpr int64_t kChunkBytes = 1024;  // of a row of columns
 
-template <typename T>
+// T is what the images, columns and weights lie in memory as, G what is computed in.
+template <typename T, typename G = Geometry<T>>
 class Forward {
  public:
-  Forward(const DeformConv2dShape& s, const Images<const T>& input, const Images<const T>& offset,
-          const std::optional<Images<const T>>& mask, const T* weight, const T* bias,
+  Forward(const DeformConv2dShape& s, const Images<const T>& input, const Planes<G>& offset,
+          const std::optional<Planes<G>>& mask, const T* weight, const G* bias,
           const Images<T>& out)
       : s_(s),
         input_(input),
         offset_(offset),
         mask_(mask),
         out_(out),
-        gemm_(simd::gemm_kernels().of(T(0))),
-        chunks_(column_chunks(s, kChunkColumns)),
+        chunks_(column_chunks(s, kChunkBytes / sizeof(T), kInterleaved<T>)),
         tiles_(s.out_pixels(), kTilePixels),
-        weight_(s, weight, gemm_.panel),
+        weight_(s, weight, gemm_panel<T>()),
         bias_(s.groups * out_row()) {
     bias_.fill_with_zeros();
     for (int64_t o = 0; bias && o < s.out_channels; ++o) {
@@ -124,54 +121,78 @@ class Forward {
   }
 
  private:
-  int64_t out_row() const { return round_up(s_.group_out_channels(), gemm_.panel); }
+  int64_t out_row() const { return round_up(s_.group_out_channels(), gemm_panel<T>()); }
+
+  // Whether the product can write where its result belongs.
+  bool writes_in_place() const {
+    return std::is_same_v<T, G> && out_.channels_last() && out_row() == s_.group_out_channels();
+  }
 
   void run_tiles(const RingedImages<T>& images, int64_t first_image, int64_t begin, int64_t end) {
-    TapReader<T> reader(s_, offset_, mask_, tiles_.size);
+    TapReader<G> reader(s_, offset_, mask_, tiles_.size);
     int64_t widest = 0;
     for (const auto& chunk : chunks_) widest = std::max(widest, chunk.columns());
-    Scratch<T> columns(tiles_.size * columns_row(widest)), out(tiles_.size * out_row());
+    Scratch<T> columns(tiles_.size * columns_row<T>(widest));
+    Scratch<G> sums(writes_in_place() ? 0 : tiles_.size * out_row());
     for (int64_t i = begin; i < end; ++i) {
       const int64_t slot = i / tiles_.count, tile = i % tiles_.count;
-      reader.start(first_image + slot, tiles_.begin(tile), tiles_.length(tile));
+      const int64_t first = tiles_.begin(tile), pixels = tiles_.length(tile);
+      reader.start(first_image + slot, first, pixels);
       for (int64_t group = 0; group < s_.groups; ++group) {
-        const T* init = bias_.data() + group * out_row();
+        T* out = out_.image(first_image + slot) + first * out_.pixel_stride +
+                 group * s_.group_out_channels() * out_.channel_stride;
+        G* to = sums.data();
+        int64_t to_row = out_row();
+        if constexpr (std::is_same_v<T, G>)
+          if (writes_in_place()) to = out, to_row = s_.out_channels;
+        const G* init = bias_.data() + group * out_row();
         int64_t init_row = 0;
         for (const auto& chunk : chunks_) {
-          const int64_t row = columns_row(chunk.columns());
+          const int64_t row = columns_row<T>(chunk.columns());
           reader.gather(images, slot, group, chunk, columns.data(), row);
-          gemm_.run({tiles_.length(tile), s_.group_out_channels(), chunk.columns(), columns.data(),
-                     row, 1, weight_.first(group, chunk.first(s_)), weight_.panel_size(),
-                     gemm_.panel, init, init_row, out.data(), out_row()});
-          init = out.data(), init_row = out_row();
+          weight_.multiply(group, chunk.first_column, chunk.columns(), columns.data(), row, pixels,
+                           init, init_row, to, to_row);
+          init = to, init_row = to_row;
         }
-        store(out.data(), first_image + slot, group, tile);
+        if (!writes_in_place()) store(to, out, pixels);
       }
     }
   }
 
-  void store(const T* from, int64_t n, int64_t group, int64_t tile) {
-    const int64_t channels = s_.group_out_channels(), pixels = tiles_.length(tile);
-    T* to = out_.image(n) + tiles_.begin(tile) * out_.pixel_stride +
-            group * channels * out_.channel_stride;
+  void store(const G* sums, T* out, int64_t pixels) {
+    const auto& kernel = simd::transpose_kernels().of(G{}, T{});
+    const int64_t channels = s_.group_out_channels();
     if (out_.channels_last())
-      for (int64_t p = 0; p < pixels; ++p)
-        std::copy_n(from + p * out_row(), channels, to + p * s_.out_channels);
+      kernel.copy(sums, out_row(), out, s_.out_channels, pixels, channels);
     else
-      simd::transpose_kernels().of(T(0)).run(from, out_row(), to, out_.channel_stride, pixels,
-                                             channels);
+      kernel.run(sums, out_row(), out, out_.channel_stride, pixels, channels);
   }
 
   const DeformConv2dShape s_;
-  const Images<const T> input_, offset_;
-  const std::optional<Images<const T>> mask_;
+  const Images<const T> input_;
+  const Planes<G> offset_;
+  const std::optional<Planes<G>> mask_;
   const Images<T> out_;
-  const simd::GemmKernel<T>& gemm_;
   const std::vector<ColumnChunk> chunks_;
   const PixelTiles tiles_;
   const PackedWeight<T> weight_;
-  Scratch<T> bias_;
+  Scratch<G> bias_;
 };
+
+// bf16 stays bf16 where the processor multiplies it; else 16-bit types are computed in fp32.
+ScalarType forward_dtype(const Tensor& input) {
+  const bool is_native =
+      input.scalar_type() == ScalarType::BFloat16 && simd::bf16_gemm_kernel() != nullptr;
+  return is_native ? ScalarType::BFloat16 : compute_dtype(input);
+}
+
+template <typename F>
+void with_forward_type(const Tensor& input, F&& f) {
+  if (input.scalar_type() == ScalarType::BFloat16)
+    f(simd::BFloat16{});
+  else
+    with_compute_type(input, f);
+}
 
 Tensor deform_conv2d(const Tensor& input_, const Tensor& offset_, const Tensor& weight_,
                      const std::optional<Tensor>& bias_, std::vector<int64_t> stride,
@@ -180,22 +201,23 @@ Tensor deform_conv2d(const Tensor& input_, const Tensor& offset_, const Tensor& 
   const auto s = deform_conv2d_shape(input_, offset_, weight_, mask_, stride, padding, dilation);
   STD_TORCH_CHECK(!bias_ || bias_->numel() == s.out_channels,
                   "deform_conv2d: expected one bias per output channel");
-  const auto dtype = compute_dtype(input_);
-  const auto input = dense_images(input_, dtype), offset = dense_images(offset_, dtype);
+  const auto dtype = forward_dtype(input_), geometry = compute_dtype(input_);
+  const auto input = dense_images(input_, dtype), offset = dense_planes(offset_, geometry);
   const auto weight = contiguous(to(weight_, dtype));
   std::optional<Tensor> mask, bias;
-  if (mask_) mask = dense_images(*mask_, dtype);
-  if (bias_) bias = contiguous(to(*bias_, dtype));
+  if (mask_) mask = dense_planes(*mask_, geometry);
+  if (bias_) bias = contiguous(to(*bias_, geometry));
   auto out = empty_images(input, s.batch, s.out_channels, s.out_height, s.out_width,
                           is_channels_last(input));
   if (out.numel() > 0)
-    with_compute_type(input, [&](auto zero) {
+    with_forward_type(input, [&](auto zero) {
       using T = decltype(zero);
-      std::optional<Images<const T>> masks;
-      if (mask) masks = read_images<T>(*mask);
-      Forward<T>(s, read_images<T>(input), read_images<T>(offset), masks,
-                 weight.const_data_ptr<T>(), bias ? bias->const_data_ptr<T>() : nullptr,
-                 write_images<T>(out))
+      using G = Geometry<T>;
+      std::optional<Planes<G>> masks;
+      if (mask) masks = read_planes<G>(*mask);
+      Forward<T>(s, read_images<T>(input), read_planes<G>(offset), masks,
+                 static_cast<const T*>(weight.data_ptr()),
+                 bias ? bias->const_data_ptr<G>() : nullptr, write_images<T>(out))
           .run();
     });
   return to(out, input_.scalar_type());

@@ -13,12 +13,14 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <type_traits>
+#include <variant>
 #include <vector>
 
+#include "cpu/images.h"
 #include "cpu/scratch.h"
 #include "cpu/simd/deform_conv2d.h"
 #include "cpu/simd/gemm.h"
-#include "cpu/simd/transpose.h"
 #include "cpu/tensor.h"
 #include "ops/deform_conv2d.h"
 
@@ -31,111 +33,26 @@ DeformConv2dShape deform_conv2d_shape(const Tensor& input, const Tensor& offset,
                                       const std::vector<int64_t>& padding,
                                       const std::vector<int64_t>& dilation);
 
-// The same tensor, in `dtype`, copied if it is neither contiguous nor channels_last.
-Tensor dense_images(const Tensor& t, ScalarType dtype);
-
-// Uninitialised, [n, c, h, w], channels_last or contiguous.
-Tensor empty_images(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w,
-                    bool channels_last);
-
-// A tensor of dense_images.
-template <typename T>
-struct Images {
-  T* data;
-  int64_t channels, height, width;
-  int64_t channel_stride, pixel_stride;
-
-  Images(T* data, const Tensor& t)
-      : data(data), channels(t.size(1)), height(t.size(2)), width(t.size(3)) {
-    const bool rows = is_channels_last(t);
-    channel_stride = rows ? 1 : height * width;
-    pixel_stride = rows ? channels : 1;
-  }
-  int64_t pixels() const { return height * width; }
-  T* image(int64_t n) const { return data + n * channels * pixels(); }
-  bool channels_last() const { return pixel_stride != 1; }
-};
-
-template <typename T>
-Images<const T> read_images(const Tensor& t) {
-  return {t.const_data_ptr<T>(), t};
-}
-template <typename T>
-Images<T> write_images(const Tensor& t) {
-  return {t.mutable_data_ptr<T>(), t};
-}
-
-// Images [height + 2, width + 2, channels] with a ring of zeros, so that all four neighbours of a
-// position can be read without asking where it is. Below each lies one more row of zeros, since
-// positions outside are moved to row `height` or column `width` (whose right neighbour is the left
-// end of the next row).
-template <typename T>
-class RingedImages {
- public:
-  RingedImages(const DeformConv2dShape& s, int64_t count)
-      : channels_(s.channels),
-        row_((s.width + 2) * s.channels),
-        image_((s.height + 3) * row_),
-        height_(s.height),
-        width_(s.width),
-        memory_(count * image_ + channels_ + kSlack) {
-    memory_.fill_with_zeros();
-  }
-
-  void fill_with_zeros(int64_t slot) { std::fill_n(memory_.data() + slot * image_, image_, T(0)); }
-
-  void copy_row_from(const Images<const T>& images, int64_t n, int64_t slot, int64_t y) {
-    const T* from = images.image(n) + y * width_ * images.pixel_stride;
-    T* to = first_pixel(slot) + y * row_;
-    if (images.channels_last())
-      std::copy_n(from, width_ * channels_, to);
-    else
-      simd::transpose_kernels().of(T(0)).run(from, images.channel_stride, to, channels_, channels_,
-                                             width_);
-  }
-
-  void copy_row_to(const Images<T>& images, int64_t n, int64_t slot, int64_t y) {
-    const T* from = first_pixel(slot) + y * row_;
-    T* to = images.image(n) + y * width_ * images.pixel_stride;
-    if (images.channels_last())
-      std::copy_n(from, width_ * channels_, to);
-    else
-      simd::transpose_kernels().of(T(0)).run(from, channels_, to, images.channel_stride, width_,
-                                             channels_);
-  }
-
-  simd::DeformImage<T> channels(int64_t slot, int64_t channel, int64_t count) {
-    return {memory_.data() + slot * image_ + channel, row_, channels_, count};
-  }
-  simd::DeformImage<const T> channels(int64_t slot, int64_t channel, int64_t count) const {
-    return {memory_.data() + slot * image_ + channel, row_, channels_, count};
-  }
-
- private:
-  static constexpr int64_t kSlack = 16;  // a vector may begin at the last channel
-
-  T* first_pixel(int64_t slot) { return memory_.data() + slot * image_ + row_ + channels_; }
-
-  int64_t channels_, row_, image_, height_, width_;
-  Scratch<T> memory_;
-};
-
 // A contiguous range of the columns (tap, channel) of a weight group: whole taps, or a part of one.
 struct ColumnChunk {
   int64_t first_tap, taps, first_channel, channels;  // channels counted within the group
+  int64_t first_column;                              // in PackedWeight
+  int64_t tap_columns;                               // the channels, and what fills up a pair
 
-  int64_t first(const DeformConv2dShape& s) const {
-    return first_tap * s.group_channels() + first_channel;
-  }
-  int64_t columns() const { return taps * channels; }
+  int64_t columns() const { return taps * tap_columns; }
 };
 
 // All columns of a group in chunks of at most `limit` columns, if at all as many as one vector.
-std::vector<ColumnChunk> column_chunks(const DeformConv2dShape& s, int64_t limit);
+// With `interleaved` 2 (kInterleaved) each tap takes an even number of columns.
+std::vector<ColumnChunk> column_chunks(const DeformConv2dShape& s, int64_t limit,
+                                       int64_t interleaved = 1);
 
 // The length of a row of columns in memory: whole panels, and one vector more, since `sample` may
 // write too far. Never a power of two, so that rows do not fall on the same cache lines.
-inline int64_t columns_row(int64_t columns) { return round_up(columns, 32) + 16; }
+template <typename T>
+int64_t columns_row(int64_t columns) {
+  return round_up(columns, 32) + 64 / static_cast<int64_t>(sizeof(T));
+}
 
 // Tiles of output pixels of one image, all of about the same size.
 struct PixelTiles {
@@ -150,20 +67,97 @@ struct PixelTiles {
   int64_t length(int64_t tile) const { return std::min(size, pixels - begin(tile)); }
 };
 
-// Finds out where the taps of one tile of output pixels read.
+// What the positions of the taps, their weights and sums of products are computed in.
 template <typename T>
+using Geometry = simd::Wide<T>;
+
+// Offsets or masks: of type G, or of a narrower one that is widened tile by tile.
+template <typename G>
+struct PlanesOf {
+  using type = std::variant<Images<const G>>;
+};
+template <>
+struct PlanesOf<float> {
+  using type =
+      std::variant<Images<const float>, Images<const simd::BFloat16>, Images<const simd::Float16>>;
+};
+template <typename G>
+using Planes = typename PlanesOf<G>::type;
+
+// A tensor as read_planes takes it, of G (which is `dtype`) or narrower.
+Tensor dense_planes(const Tensor& t, ScalarType dtype);
+
+template <typename G>
+Planes<G> read_planes(const Tensor& t) {
+  if constexpr (std::is_same_v<G, float>) {
+    if (t.scalar_type() == ScalarType::BFloat16) return read_images<simd::BFloat16>(t);
+    if (t.scalar_type() == ScalarType::Half) return read_images<simd::Float16>(t);
+  }
+  return read_images<G>(t);
+}
+
+// A tile of pixels of every plane, as rows of pixels: in place, or copied.
+template <typename G>
+class PlanesTile {
+ public:
+  PlanesTile(const Planes<G>& planes, int64_t pixels)
+      : planes_(planes),
+        memory_(std::visit([&](auto& x) { return is_ready(x) ? 0 : x.channels; }, planes) *
+                pixels) {}
+
+  void start(int64_t n, int64_t first, int64_t pixels) {
+    std::visit(
+        [&](const auto& x) {
+          const auto* from = x.image(n) + first * x.pixel_stride;
+          if constexpr (std::is_same_v<decltype(from), const G*>) rows_ = from;
+          row_ = is_ready(x) ? x.channel_stride : pixels;
+          if (is_ready(x)) return;
+          rows_ = memory_.data();
+          using In = std::decay_t<decltype(*from)>;
+          const auto& kernel = simd::transpose_kernels().of(In{}, G{});
+          if (x.channels_last())
+            kernel.run(from, x.channels, memory_.data(), row_, pixels, x.channels);
+          else
+            kernel.copy(from, x.channel_stride, memory_.data(), row_, x.channels, pixels);
+        },
+        planes_);
+  }
+
+  const G* row(int64_t plane) const { return rows_ + plane * row_; }
+
+ private:
+  template <typename In>
+  static bool is_ready(const Images<const In>& x) {
+    return std::is_same_v<In, G> && !x.channels_last();
+  }
+
+  const Planes<G> planes_;
+  Scratch<G> memory_;
+  const G* rows_ = nullptr;
+  int64_t row_ = 0;
+};
+
+// The sampling kernel for images of type T.
+template <typename T>
+auto sample_kernel() {
+  if constexpr (std::is_same_v<T, simd::BFloat16>)
+    return simd::bf16_deform_conv2d_kernel()->sample;
+  else
+    return simd::deform_conv2d_kernels().of(T{}).sample;
+}
+
+// Finds out where the taps of one tile of output pixels read.
+template <typename G>
 class TapReader {
  public:
-  TapReader(const DeformConv2dShape& s, const Images<const T>& offset,
-            const std::optional<Images<const T>>& mask, int64_t tile_pixels)
+  TapReader(const DeformConv2dShape& s, const Planes<G>& offset,
+            const std::optional<Planes<G>>& mask, int64_t tile_pixels)
       : s_(s),
-        offset_(offset),
-        mask_(mask),
         window_(2 * tile_pixels),
         pixel_(tile_pixels),
         weight_(4 * tile_pixels),
-        planes_(offset.channels_last() ? offset.channels * tile_pixels : 0),
-        mask_planes_(mask && mask->channels_last() ? mask->channels * tile_pixels : 0) {
+        offset_(offset, tile_pixels),
+        mask_(mask ? std::make_unique<PlanesTile<G>>(*mask, tile_pixels) : nullptr) {
     tap_.height = static_cast<int32_t>(s.height);
     tap_.width = static_cast<int32_t>(s.width);
     tap_.window_y = window_.data();
@@ -176,16 +170,15 @@ class TapReader {
   void start(int64_t n, int64_t first, int64_t pixels) {
     tap_.pixels = pixels;
     int64_t y = first / s_.out_width, x = first % s_.out_width;
-    T* window_y = window_.data();
-    T* window_x = window_y + window_.size() / 2;
+    G* window_y = window_.data();
+    G* window_x = window_y + window_.size() / 2;
     for (int64_t p = 0; p < pixels; ++p) {
-      window_y[p] = static_cast<T>(y * s_.stride_height - s_.padding_height);
-      window_x[p] = static_cast<T>(x * s_.stride_width - s_.padding_width);
+      window_y[p] = static_cast<G>(y * s_.stride_height - s_.padding_height);
+      window_x[p] = static_cast<G>(x * s_.stride_width - s_.padding_width);
       if (++x == s_.out_width) x = 0, ++y;
     }
-    offset_plane_ = planes_of(offset_, n, first, pixels, planes_.data(), &offset_stride_);
-    if (mask_)
-      mask_plane_ = planes_of(*mask_, n, first, pixels, mask_planes_.data(), &mask_stride_);
+    offset_.start(n, first, pixels);
+    if (mask_) mask_->start(n, first, pixels);
   }
 
   // Calls f(tap, reads, plane, channel, channels, column) for every run of channels of a chunk that
@@ -199,55 +192,46 @@ class TapReader {
         const int64_t end = std::min(begin + chunk.channels, (g + 1) * s_.offset_group_channels());
         const int64_t plane = g * s_.taps() + chunk.first_tap + k;
         locate(plane, chunk.first_tap + k);
-        f(tap_, reads_, plane, c, end - c, k * chunk.channels + c - begin);
+        f(tap_, reads_, plane, c, end - c, k * chunk.tap_columns + c - begin);
         c = end;
       }
     }
   }
 
   // Gathers a chunk into columns[pixels, row].
+  template <typename T>
   void gather(const RingedImages<T>& images, int64_t slot, int64_t group, const ColumnChunk& chunk,
               T* columns, int64_t row) {
-    const auto& kernel = simd::deform_conv2d_kernels().of(T(0));
+    const auto sample = sample_kernel<T>();
     // runs come in the order of their columns, so what one writes too far the next overwrites
-    for_each_run(group, chunk,
-                 [&](auto& tap, auto& reads, auto, auto channel, auto n, auto column) {
-                   kernel.sample(reads, tap.pixels, images.channels(slot, channel, n),
-                                 columns + column, row);
-                 });
+    for_each_run(
+        group, chunk, [&](auto& tap, auto& reads, auto, auto channel, auto n, auto column) {
+          sample(reads, tap.pixels, images.channels(slot, channel, n), columns + column, row);
+        });
+    for (int64_t c = chunk.channels; c < chunk.tap_columns; ++c)
+      for (int64_t k = 0; k < chunk.taps; ++k)
+        for (int64_t p = 0; p < tap_.pixels; ++p)
+          columns[p * row + k * chunk.tap_columns + c] = T{};
   }
 
  private:
-  // A tile of every channel as rows of pixels: in place, or transposed into `memory`.
-  static const T* planes_of(const Images<const T>& images, int64_t n, int64_t first, int64_t pixels,
-                            T* memory, int64_t* stride) {
-    const T* from = images.image(n) + first * images.pixel_stride;
-    *stride = images.channels_last() ? pixels : images.channel_stride;
-    if (!images.channels_last()) return from;
-    simd::transpose_kernels().of(T(0)).run(from, images.channels, memory, pixels, pixels,
-                                           images.channels);
-    return memory;
-  }
-
   void locate(int64_t plane, int64_t k) {
-    tap_.tap_y = static_cast<T>(k / s_.kernel_width * s_.dilation_height);
-    tap_.tap_x = static_cast<T>(k % s_.kernel_width * s_.dilation_width);
-    tap_.offset_y = offset_plane_ + 2 * plane * offset_stride_;
-    tap_.offset_x = tap_.offset_y + offset_stride_;
-    tap_.mask = mask_ ? mask_plane_ + plane * mask_stride_ : nullptr;
-    simd::deform_conv2d_kernels().of(T(0)).locate(tap_, reads_);
+    tap_.tap_y = static_cast<G>(k / s_.kernel_width * s_.dilation_height);
+    tap_.tap_x = static_cast<G>(k % s_.kernel_width * s_.dilation_width);
+    tap_.offset_y = offset_.row(2 * plane);
+    tap_.offset_x = offset_.row(2 * plane + 1);
+    tap_.mask = mask_ ? mask_->row(plane) : nullptr;
+    simd::deform_conv2d_kernels().of(G{}).locate(tap_, reads_);
   }
 
   const DeformConv2dShape s_;
-  const Images<const T> offset_;
-  const std::optional<Images<const T>> mask_;
-  Scratch<T> window_;
+  Scratch<G> window_;
   Scratch<int32_t> pixel_;
-  Scratch<T> weight_, planes_, mask_planes_;
-  const T *offset_plane_ = nullptr, *mask_plane_ = nullptr;
-  int64_t offset_stride_ = 0, mask_stride_ = 0;
-  simd::DeformTap<T> tap_{};
-  simd::DeformReads<T> reads_{};
+  Scratch<G> weight_;
+  PlanesTile<G> offset_;
+  std::unique_ptr<PlanesTile<G>> mask_;
+  simd::DeformTap<G> tap_{};
+  simd::DeformReads<G> reads_{};
 };
 
 }  // namespace dynamask

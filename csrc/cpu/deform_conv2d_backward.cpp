@@ -70,12 +70,12 @@ struct WeightSums {
   Scratch<T> sums;  // [out channels of the group, columns_row]
 
   WeightSums(const DeformConv2dShape& s, int64_t group, const ColumnChunk& chunk)
-      : group(group), chunk(chunk), sums(s.group_out_channels() * columns_row(chunk.columns())) {
+      : group(group), chunk(chunk), sums(s.group_out_channels() * columns_row<T>(chunk.columns())) {
     sums.fill_with_zeros();
   }
 
   void store(const DeformConv2dShape& s, T* grad_weight) const {
-    const int64_t rows = s.group_out_channels(), row = columns_row(chunk.columns());
+    const int64_t rows = s.group_out_channels(), row = columns_row<T>(chunk.columns());
     for (int64_t o = 0; o < rows; ++o)
       for (int64_t k = 0; k < chunk.taps; ++k)
         for (int64_t c = 0; c < chunk.channels; ++c)
@@ -89,8 +89,8 @@ template <typename T>
 class Backward {
  public:
   Backward(const DeformConv2dShape& s, const Images<const T>& grad, const Images<const T>& input,
-           const Images<const T>& offset, const std::optional<Images<const T>>& mask,
-           const T* weight, const Gradients<T>& gradients)
+           const Planes<T>& offset, const std::optional<Planes<T>>& mask, const T* weight,
+           const Gradients<T>& gradients)
       : s_(s),
         grad_(grad),
         input_(input),
@@ -144,7 +144,7 @@ class Backward {
     int64_t widest = 0;
     for (const auto& chunk : chunks_) widest = std::max(widest, chunk.columns());
     const int64_t planes = s_.offset_groups * s_.taps();
-    Scratch<T> columns(tiles_.size * columns_row(widest)), products(tiles_.size * 4);
+    Scratch<T> columns(tiles_.size * columns_row<T>(widest)), products(tiles_.size * 4);
     Scratch<T> offset_planes(needs_products() ? 2 * planes * tiles_.size : 0);
     Scratch<T> mask_planes(needs_products() && mask_ ? planes * tiles_.size : 0);
     if (to_.input) grad_images.fill_with_zeros(slot);
@@ -155,7 +155,7 @@ class Backward {
       mask_planes.fill_with_zeros();
       for (int64_t group = 0; group < s_.groups; ++group)
         for (size_t i = 0; i < chunks_.size(); ++i) {
-          const int64_t row = columns_row(chunks_[i].columns());
+          const int64_t row = columns_row<T>(chunks_[i].columns());
           multiply_by_weight(n, first, pixels, group, i, columns.data(), row);
           reader.for_each_run(
               group, chunks_[i],
@@ -195,7 +195,7 @@ class Backward {
   void run_weight(const RingedImages<T>& images, int64_t first_image, int64_t count,
                   WeightSums<T>& to) {
     TapReader<T> reader(s_, offset_, mask_, tiles_.size);
-    const int64_t row = columns_row(to.chunk.columns()), rows = s_.group_out_channels();
+    const int64_t row = columns_row<T>(to.chunk.columns()), rows = s_.group_out_channels();
     Scratch<T> columns(tiles_.size * row);
     columns.fill_with_zeros();  // the product reads, and ignores, the end of the last panel
     for (int64_t slot = 0; slot < count; ++slot)
@@ -223,8 +223,9 @@ class Backward {
   }
 
   const DeformConv2dShape s_;
-  const Images<const T> grad_, input_, offset_;
-  const std::optional<Images<const T>> mask_;
+  const Images<const T> grad_, input_;
+  const Planes<T> offset_;
+  const std::optional<Planes<T>> mask_;
   const Gradients<T> to_;
   const simd::GemmKernel<T>& gemm_;
   const simd::DeformConv2dKernel<T>& kernel_;
@@ -267,9 +268,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
     if (needs_offset) to.offset = write_images<T>(grad_offset);
     if (needs_mask) to.mask = write_images<T>(grad_mask);
     if (needs_weight) to.weight = grad_weight.mutable_data_ptr<T>();
-    std::optional<Images<const T>> masks;
-    if (mask) masks = read_images<T>(*mask);
-    Backward<T>(s, read_images<T>(grad), read_images<T>(input), read_images<T>(offset), masks,
+    std::optional<Planes<T>> masks;
+    if (mask) masks = read_planes<T>(*mask);
+    Backward<T>(s, read_images<T>(grad), read_images<T>(input), read_planes<T>(offset), masks,
                 weight.const_data_ptr<T>(), to)
         .run();
   });

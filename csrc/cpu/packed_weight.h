@@ -7,7 +7,7 @@
 #include <type_traits>
 
 #include "cpu/scratch.h"
-#include "cpu/simd/half.h"
+#include "cpu/simd/gemm.h"
 #include "cpu/tensor.h"
 #include "ops/deform_conv2d.h"
 
@@ -16,6 +16,14 @@ namespace dynamask {
 // How many columns lie with their numbers in turn: the products of bf16 take them in pairs.
 template <typename T>
 constexpr int64_t kInterleaved = std::is_same_v<T, simd::BFloat16> ? 2 : 1;
+
+template <typename T>
+int64_t gemm_panel() {
+  if constexpr (std::is_same_v<T, simd::BFloat16>)
+    return simd::bf16_gemm_kernel()->panel;
+  else
+    return simd::gemm_kernels().of(T{}).panel;
+}
 
 // How many columns a tap takes: its channels, in bf16 with one of zeros after an odd number.
 template <typename T>
@@ -29,7 +37,8 @@ template <typename T>
 class PackedWeight {
  public:
   PackedWeight(const DeformConv2dShape& s, const T* weight, int64_t panel)
-      : columns_(s.taps() * tap_columns<T>(s)),
+      : out_channels_(s.group_out_channels()),
+        columns_(s.taps() * tap_columns<T>(s)),
         group_(round_up(s.group_out_channels(), panel) * columns_),
         panel_(panel),
         memory_(s.groups * group_) {
@@ -44,6 +53,20 @@ class PackedWeight {
     return memory_.data() + group * group_ + column * panel_;
   }
   int64_t panel_size() const { return columns_ * panel_; }
+
+  // out = init + a b with b the weights of `depth` columns from `column` on; a [rows, depth], init
+  // and out [rows, out channels of the group] as in Gemm.
+  void multiply(int64_t group, int64_t column, int64_t depth, const T* a, int64_t a_row,
+                int64_t rows, const simd::Wide<T>* init, int64_t init_row, simd::Wide<T>* out,
+                int64_t out_row) const {
+    const T* b = first(group, column);
+    if constexpr (std::is_same_v<T, simd::BFloat16>)
+      simd::bf16_gemm_kernel()->run(
+          {rows, out_channels_, depth, a, a_row, b, panel_size(), init, init_row, out, out_row});
+    else
+      simd::gemm_kernels().of(T{}).run({rows, out_channels_, depth, a, a_row, 1, b, panel_size(),
+                                        panel_, init, init_row, out, out_row});
+  }
 
  private:
   static constexpr int64_t kTurns = kInterleaved<T>;
@@ -62,7 +85,7 @@ class PackedWeight {
       }
   }
 
-  int64_t columns_, group_, panel_;
+  int64_t out_channels_, columns_, group_, panel_;
   Scratch<T> memory_;
 };
 

@@ -36,7 +36,8 @@ def deform_conv2d(
         mask: Weight of each tap [N, G * kH * kW, Ho, Wo], or None for all ones.
 
     Any float dtypes may meet (bf16 features with fp32 offsets); positions are computed in fp32 and
-    products summed in fp32, both in fp64 for fp64 features. Between pixel centres, which lie at
+    products summed in fp32, both in fp64 for fp64 features. On CPUs that multiply bf16, the forward
+    of bf16 features rounds weights and sampled features to bf16. Between pixel centres, which lie at
     whole numbers, the input is bilinear; outside of (-1, H) x (-1, W) it is zero, with zero
     gradient, as it is where an offset is NaN or infinite.
 

@@ -149,6 +149,16 @@ def test_keeps_the_layout(layout):
     assert leaf.grad.is_contiguous(memory_format=layout)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_may_be_changed_in_place(layout):
+    (input, *rest), numbers = inputs("masked", torch.float32)
+    leaf = input.contiguous(memory_format=layout).requires_grad_()
+    out = run(deform_conv2d, (leaf, *rest), numbers)
+    expected = torch.autograd.grad(F.relu(out).sum(), leaf, retain_graph=True)[0]
+    assert not out._is_view()
+    assert torch.equal(torch.autograd.grad(out.relu_().sum(), leaf)[0], expected)
+
+
 def test_any_strides():
     (_, offset, weight, bias, mask), numbers = inputs("masked")
     big = torch.randn(4, 16, 12, 10).double()
@@ -180,6 +190,22 @@ def test_dtypes_may_meet(feature, geometry):
     assert offset.grad.dtype == geometry
     assert offset.grad[0, 1, 0, 300] == 1
     assert weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("feature", DTYPES)
+@pytest.mark.parametrize("geometry", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_reads_narrow_geometry_as_if_it_were_wide(feature, geometry, layout):
+    (input, offset, weight, bias, mask), numbers = inputs("weight groups", torch.float32)
+    offset, mask = (x.to(geometry).contiguous(memory_format=layout) for x in (offset, mask))
+    features = [x.to(feature) for x in (input, weight, bias)]
+    narrow = gradients(deform_conv2d, (features[0], offset, *features[1:], mask), numbers)
+    wide = gradients(
+        deform_conv2d, (features[0], offset.double(), *features[1:], mask.double()), numbers
+    )
+    assert torch.equal(narrow[0], wide[0])
+    for a, b in zip(narrow[1], wide[1]):
+        assert torch.equal(a, b.to(a.dtype))
 
 
 def test_runs_under_autocast_in_the_dtype_of_the_input():

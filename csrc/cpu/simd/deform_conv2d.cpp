@@ -1,5 +1,6 @@
 #include "cpu/simd/deform_conv2d.h"
 
+#include "cpu/simd/deform_corners.h"
 #include "cpu/simd/shuffle.h"
 #include "ops/deform_conv2d.h"
 
@@ -42,18 +43,6 @@ void locate(DeformTap<T> tap, DeformReads<T> reads) {
     locate_all<T, false>(tap, reads);
 }
 
-// The four neighbours of a pixel's tap, by the address of their first channel.
-template <typename T>
-struct Corners {
-  T *top_left, *top_right, *bottom_left, *bottom_right;
-
-  DYNAMASK_INLINE Corners at(DeformImage<T> image, int32_t pixel) {
-    T* top = image.data + pixel * image.channels;
-    T* bottom = top + image.row;
-    return {top, top + image.channels, bottom, bottom + image.channels};
-  }
-};
-
 template <typename T>
 struct CornerWeights {
   Vec<T> w0, w1, w2, w3;
@@ -65,7 +54,8 @@ struct CornerWeights {
 };
 
 template <typename T>
-DYNAMASK_INLINE Vec<T> mix(const Corners<const T>& from, const CornerWeights<T>& w, int64_t c) {
+DYNAMASK_INLINE Vec<T> mix(const DeformCorners<const T>& from, const CornerWeights<T>& w,
+                           int64_t c) {
   const Vec<T> top = fma<T>(w.w1, load(from.top_right + c), w.w0 * load(from.top_left + c));
   return fma<T>(w.w3, load(from.bottom_right + c), fma<T>(w.w2, load(from.bottom_left + c), top));
 }
@@ -75,7 +65,7 @@ void sample(DeformReads<T> reads, int64_t pixels, DeformImage<const T> image, T*
             int64_t out_row) {
   constexpr int64_t step = kLanes<T>;
   for (int64_t p = 0; p < pixels; ++p) {
-    const auto from = Corners<const T>::at(image, reads.pixel[p]);
+    const auto from = corners_at(image, reads.pixel[p]);
     const auto w = CornerWeights<T>::at(reads, p);
     T* to = out + p * out_row;
     int64_t c = 0;
@@ -93,7 +83,7 @@ void multiply(DeformReads<T> reads, int64_t pixels, DeformImage<const T> image, 
               int64_t grad_row, T* products) {
   constexpr int64_t step = kLanes<T>;
   for (int64_t p = 0; p < pixels; ++p) {
-    const auto from = Corners<const T>::at(image, reads.pixel[p]);
+    const auto from = corners_at(image, reads.pixel[p]);
     const T* g = grad + p * grad_row;
     Vec<T> s0{}, s1{}, s2{}, s3{};
     int64_t c = 0;
@@ -147,7 +137,7 @@ void scatter(DeformReads<T> reads, int64_t pixels, const T* grad, int64_t grad_r
              DeformImage<T> image) {
   constexpr int64_t step = kLanes<T>;
   for (int64_t p = 0; p < pixels; ++p) {
-    const auto to = Corners<T>::at(image, reads.pixel[p]);
+    const auto to = corners_at(image, reads.pixel[p]);
     const auto w = CornerWeights<T>::at(reads, p);
     const T* g = grad + p * grad_row;
     int64_t c = 0;

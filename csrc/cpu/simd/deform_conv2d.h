@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "cpu/simd/half.h"
 #include "cpu/simd/variants.h"
 
 namespace dynamask::simd {
@@ -56,6 +57,13 @@ struct DeformConv2dKernels {
   const DeformConv2dKernel<double>& of(double) const { return of_double; }
 };
 
+// Samples of bf16, mixed with weights of fp32 and rounded once.
+struct Bf16DeformConv2dKernel {
+  void (*sample)(DeformReads<float> reads, int64_t pixels, DeformImage<const BFloat16> image,
+                 BFloat16* out, int64_t out_row);
+};
+
 }  // namespace dynamask::simd
 
 DYNAMASK_DECLARE_VARIANTS(dynamask::simd::DeformConv2dKernels, deform_conv2d_kernels)
+DYNAMASK_DECLARE_BF16(dynamask::simd::Bf16DeformConv2dKernel, bf16_deform_conv2d_kernel)

@@ -14,6 +14,18 @@ struct BFloat16 {
   uint16_t bits;
 };
 
+// The type one computes in: fp32 for the 16-bit types, else itself.
+template <typename S>
+struct WideOf {
+  using type = float;
+};
+template <>
+struct WideOf<double> {
+  using type = double;
+};
+template <typename S>
+using Wide = typename WideOf<S>::type;
+
 }  // namespace dynamask::simd
 
 #ifdef DYNAMASK_VARIANT
@@ -97,34 +109,32 @@ DYNAMASK_INLINE void store_narrow(double* p, Vec<double> v) { store(p, v); }
 // The first n lanes, 0 <= n <= kLanes; the others read as zero.
 template <typename T, typename S>
 DYNAMASK_INLINE Vec<T> load_wide_partial(const S* p, int64_t n) {
+  if constexpr (sizeof(S) > 2) {
+    return load_partial(p, n);
+  } else {
+    S some[kLanes<T>] = {};
 #if defined(DYNAMASK_VARIANT_avx512)
-  const uint32_t mask = (1u << n) - 1;
-  if constexpr (sizeof(S) == 8) return (Vec<T>)_mm512_maskz_loadu_pd((__mmask8)mask, p);
-  if constexpr (sizeof(S) == 4) return (Vec<T>)_mm512_maskz_loadu_ps((__mmask16)mask, p);
-#endif
-  S some[kLanes<T>] = {};
-#if defined(DYNAMASK_VARIANT_avx512)
-  store_bits(some, (Bits16)_mm256_maskz_loadu_epi16((__mmask16)mask, p));
+    store_bits(some, (Bits16)_mm256_maskz_loadu_epi16((__mmask16)first_lanes(n), p));
 #else
-  __builtin_memcpy(some, p, n * sizeof(S));
+    __builtin_memcpy(some, p, n * sizeof(S));
 #endif
-  return load_wide(some);
+    return load_wide(some);
+  }
 }
 
 template <typename T, typename S>
 DYNAMASK_INLINE void store_narrow_partial(S* p, Vec<T> v, int64_t n) {
+  if constexpr (sizeof(S) > 2) {
+    store_partial(p, v, n);
+  } else {
+    S some[kLanes<T>];
+    store_narrow(some, v);
 #if defined(DYNAMASK_VARIANT_avx512)
-  const uint32_t mask = (1u << n) - 1;
-  if constexpr (sizeof(S) == 8) return _mm512_mask_storeu_pd(p, (__mmask8)mask, (__m512d)v);
-  if constexpr (sizeof(S) == 4) return _mm512_mask_storeu_ps(p, (__mmask16)mask, (__m512)v);
-#endif
-  S some[kLanes<T>];
-  store_narrow(some, v);
-#if defined(DYNAMASK_VARIANT_avx512)
-  _mm256_mask_storeu_epi16(p, (__mmask16)mask, (__m256i)load_bits(some));
+    _mm256_mask_storeu_epi16(p, (__mmask16)first_lanes(n), (__m256i)load_bits(some));
 #else
-  __builtin_memcpy(p, some, n * sizeof(S));
+    __builtin_memcpy(p, some, n * sizeof(S));
 #endif
+  }
 }
 
 }  // namespace dynamask::simd::DYNAMASK_VARIANT

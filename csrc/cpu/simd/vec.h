@@ -41,9 +41,30 @@ DYNAMASK_INLINE void store(T* p, Vec<T> v) {
   __builtin_memcpy(p, &v, sizeof(v));
 }
 
+#if defined(DYNAMASK_VARIANT_avx512)
+DYNAMASK_INLINE uint32_t first_lanes(int64_t n) { return (1u << n) - 1; }
+#elif defined(DYNAMASK_VARIANT_avx2)
+template <typename T>
+DYNAMASK_INLINE __m256i first_lanes(int64_t n) {
+  if constexpr (sizeof(T) == 4)
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  else
+    return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+#endif
+
 // The first n lanes, 0 <= n <= kLanes; the others read as zero.
 template <typename T>
 DYNAMASK_INLINE Vec<T> load_partial(const T* p, int64_t n) {
+#if defined(DYNAMASK_VARIANT_avx512)
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm512_maskz_loadu_epi32(first_lanes(n), p);
+  if constexpr (sizeof(T) == 8) return (Vec<T>)_mm512_maskz_loadu_epi64(first_lanes(n), p);
+#elif defined(DYNAMASK_VARIANT_avx2)
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm256_maskload_epi32((const int*)p, first_lanes<T>(n));
+  if constexpr (sizeof(T) == 8)
+    return (Vec<T>)_mm256_maskload_epi64((const long long*)p, first_lanes<T>(n));
+#endif
   Vec<T> v{};
   __builtin_memcpy(&v, p, n * sizeof(T));
   return v;
@@ -51,6 +72,15 @@ DYNAMASK_INLINE Vec<T> load_partial(const T* p, int64_t n) {
 
 template <typename T>
 DYNAMASK_INLINE void store_partial(T* p, Vec<T> v, int64_t n) {
+#if defined(DYNAMASK_VARIANT_avx512)
+  if constexpr (sizeof(T) == 4) return _mm512_mask_storeu_epi32(p, first_lanes(n), (__m512i)v);
+  if constexpr (sizeof(T) == 8) return _mm512_mask_storeu_epi64(p, first_lanes(n), (__m512i)v);
+#elif defined(DYNAMASK_VARIANT_avx2)
+  if constexpr (sizeof(T) == 4)
+    return _mm256_maskstore_epi32((int*)p, first_lanes<T>(n), (__m256i)v);
+  if constexpr (sizeof(T) == 8)
+    return _mm256_maskstore_epi64((long long*)p, first_lanes<T>(n), (__m256i)v);
+#endif
   __builtin_memcpy(p, &v, n * sizeof(T));
 }
 
