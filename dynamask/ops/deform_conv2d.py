@@ -37,9 +37,10 @@ def deform_conv2d(
 
     Any float dtypes may meet (bf16 features with fp32 offsets); positions are computed in fp32 and
     products summed in fp32, both in fp64 for fp64 features. On CPUs that multiply bf16, the forward
-    of bf16 features rounds weights and sampled features to bf16. Between pixel centres, which lie at
-    whole numbers, the input is bilinear; outside of (-1, H) x (-1, W) it is zero, with zero
-    gradient, as it is where an offset is NaN or infinite.
+    of bf16 features rounds weights and sampled features to bf16.
+
+    Between pixel centres, which lie at whole numbers, the input is bilinear; outside of
+    (-1, H) x (-1, W) it is zero, with zero gradient, as it is where an offset is NaN or infinite.
 
     Returns:
         [N, O, Ho, Wo] of the dtype of ``input``.
