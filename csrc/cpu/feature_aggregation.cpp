@@ -58,7 +58,7 @@ class Forward {
   void for_each_tile(int64_t count, Step step) {
     int64_t widest = s_.out_channels;
     for (const auto& chunk : chunks_) widest = std::max(widest, columns_row(chunk.columns()));
-    const int64_t products = std::max({conv_.project.out_row, conv_.offset1.out_row});
+    const int64_t products = std::max(conv_.project.out_row, conv_.offset2.out_row);
     parallel_for(0, count * tiles_.count, 1, [&](int64_t begin, int64_t end) {
       Workspace<T> work(tiles_.size * tiles_.width, widest, products, s_.offsets());
       for (int64_t i = begin; i < end; ++i) {
@@ -136,14 +136,10 @@ class Forward {
     const int64_t c = s_.out_channels, width = s_.out_width();
     const auto& conv = conv_.offset1;
     const auto pair = read(pair_, slot);
-    for (int64_t y = y0; y < y1; ++y) {
-      T* out = work.products.data() + (y - y0) * width * conv.out_row;
-      // the three pixels under a row of the window lie side by side
-      for (int64_t k = 0; k < 3; ++k)
-        conv.run(width, k * 6 * c, 6 * c, pair.data + (y + k) * pair.row, 2 * c, 1,
-                 k == 0 ? conv.bias.data() : out, k == 0 ? 0 : conv.out_row, out);
-    }
-    const int64_t row = deform(conv_.align, pair, y0, y1, conv.out_row, work);
+    kernel_.narrow_conv3x3({y1 - y0, width, conv.outs, 3 * conv.channels, pair.data + y0 * pair.row,
+                            pair.row, conv.weight.data(), conv.weight_row, conv.bias.data(),
+                            work.planes.data()});
+    const int64_t row = deform(conv_.align, pair, y0, y1, work);
     for (int64_t y = y0; y < y1; ++y)
       kernel_.relu({work.products.data() + (y - y0) * width * row, row},
                    {pixel_row(pair_, slot, y, c), 2 * c}, width, c,
@@ -156,7 +152,9 @@ class Forward {
     for (int64_t y = y0; y < y1; ++y)
       conv.run(width, 0, c, pixel_row(fused_, slot, y, 0), c, 1, conv.bias.data(), 0,
                work.products.data() + (y - y0) * width * conv.out_row);
-    const int64_t row = deform(conv_.attend, read(fused_, slot), y0, y1, conv.out_row, work);
+    simd::transpose_kernels().of(T(0)).run(work.products.data(), conv.out_row, work.planes.data(),
+                                           pixels, pixels, s_.offsets());
+    const int64_t row = deform(conv_.attend, read(fused_, slot), y0, y1, work);
     T* from = work.products.data();
     T* to = out_.image(first_roi_ + slot) + y0 * width * out_.pixel_stride;
     if (out_.channels_last()) {
@@ -167,15 +165,13 @@ class Forward {
     }
   }
 
-  // Rows y0 to y1 of a deformable convolution, from the offsets in work.products to there; returns
-  // how many numbers a pixel then takes.
+  // Rows y0 to y1 of a deformable convolution, from the offsets in work.planes to work.products;
+  // returns how many numbers a pixel takes there.
   int64_t deform(const Convolution<T>& conv, const simd::DeformImage<const T>& image, int64_t y0,
-                 int64_t y1, int64_t offsets_row, Workspace<T>& work) {
+                 int64_t y1, Workspace<T>& work) {
     const auto& s = conv.shape;
     const int64_t pixels = (y1 - y0) * s.width;
     T* products = work.products.data();
-    simd::transpose_kernels().of(T(0)).run(products, offsets_row, work.planes.data(), pixels,
-                                           pixels, s_.offsets());
     simd::DeformTap<T> tap{};
     simd::DeformReads<T> reads{};
     start(s, y0, y1, work, tap, reads);
@@ -296,17 +292,22 @@ Tensor feature_aggregation(const Tensor& x_, const Tensor& level_, const Tensor&
   if (out.numel() > 0)
     with_compute_type(x, [&](auto zero) {
       using T = decltype(zero);
-      const auto convolution = [&](const Tensor& weight, const Tensor* bias) {
-        const auto w = contiguous(to(weight, dtype));
-        if (!bias)
-          return Convolution<T>(w, nullptr, s.out_height(), s.out_width(), s.offset_groups);
-        const auto b = contiguous(to(*bias, dtype));
-        return Convolution<T>(w, &b, s.out_height(), s.out_width());
+      const auto dense = [&](const Tensor& t) { return contiguous(to(t, dtype)); };
+      const auto pointwise = [&](const Tensor& weight, const Tensor& bias) {
+        const auto b = dense(bias);
+        return Convolution<T>(dense(weight), &b, s.out_height(), s.out_width());
+      };
+      const auto deformable = [&](const Tensor& weight) {
+        return Convolution<T>(dense(weight), nullptr, s.out_height(), s.out_width(),
+                              s.offset_groups);
       };
       const Convolutions<T> convolutions{
-          convolution(reduce_weight, &reduce_bias),   convolution(project_weight, &project_bias),
-          convolution(offset1_weight, &offset1_bias), convolution(align_weight, nullptr),
-          convolution(offset2_weight, &offset2_bias), convolution(attend_weight, nullptr)};
+          pointwise(reduce_weight, reduce_bias),
+          pointwise(project_weight, project_bias),
+          NarrowConvolution<T>(dense(offset1_weight), dense(offset1_bias)),
+          deformable(align_weight),
+          pointwise(offset2_weight, offset2_bias),
+          deformable(attend_weight)};
       Forward<T>(s, convolutions, read_images<T>(x), level.const_data_ptr<T>(),
                  rois.const_data_ptr<T>(), T(spatial_scale), write_images<T>(out))
           .run();

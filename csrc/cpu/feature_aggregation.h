@@ -54,9 +54,33 @@ struct Convolution {
   }
 };
 
+// Weights as NarrowConv3x3 reads them: for each output and row of the window one run of numbers.
+template <typename T>
+struct NarrowConvolution {
+  const int64_t outs, channels, weight_row;
+  Scratch<T> weight, bias;
+
+  NarrowConvolution(const Tensor& w, const Tensor& b)
+      : outs(w.size(0)),
+        channels(w.size(1)),
+        weight_row(round_up(3 * channels, 16)),
+        weight(outs * 3 * weight_row),
+        bias(outs) {
+    std::copy_n(b.const_data_ptr<T>(), outs, bias.data());
+    weight.fill_with_zeros();
+    const T* from = w.const_data_ptr<T>();
+    for (int64_t o = 0; o < outs; ++o)
+      for (int64_t c = 0; c < channels; ++c)
+        for (int64_t k = 0; k < 9; ++k)
+          weight.data()[(o * 3 + k / 3) * weight_row + k % 3 * channels + c] = *from++;
+  }
+};
+
 template <typename T>
 struct Convolutions {
-  Convolution<T> reduce, project, offset1, align, offset2, attend;
+  Convolution<T> reduce, project;
+  NarrowConvolution<T> offset1;
+  Convolution<T> align, offset2, attend;
 };
 
 // Whole rows of the output, some pixels at a time.

@@ -13,6 +13,19 @@ struct PixelRow {
   int64_t pixel;
 };
 
+// A 3x3 convolution of few outputs over rows of a ringed image [rows + 2, width + 2, channels]. The
+// three pixels under a row of the window lie side by side, so they are one run of `depth` numbers.
+template <typename T>
+struct NarrowConv3x3 {
+  int64_t rows, width, outs, depth;  // depth is 3 * channels, outs a multiple of 6
+  const T* in;                       // where the window of the first pixel starts
+  int64_t in_row;
+  const T* weight;  // [outs, 3, weight_row], whole vectors, filled with zeros
+  int64_t weight_row;
+  const T* bias;
+  T* out;  // [outs, rows * width]
+};
+
 template <typename T>
 struct FeatureAggregationKernel {
   // out[i] is the i-th pixel of a row doubled, i < 2 * width; near and far are the two rows that
@@ -22,6 +35,7 @@ struct FeatureAggregationKernel {
   // out = relu(in) + add; add.data may be nullptr.
   void (*relu)(PixelRow<const T> in, PixelRow<const T> add, int64_t pixels, int64_t channels,
                PixelRow<T> out);
+  void (*narrow_conv3x3)(const NarrowConv3x3<T>& conv);
 };
 
 struct FeatureAggregationKernels {
