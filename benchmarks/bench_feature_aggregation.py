@@ -7,9 +7,9 @@ offsets together: 93 % of what a stage multiplies.
 import pytest
 import torch
 import torchvision
-from harness import Case
 from torch.nn import functional as F
 
+from dynamask.benchmarks.harness import Case
 from dynamask.ops import FeatureAggregationWeights, feature_aggregation
 
 STAGES = [(256, 14, 16), (128, 28, 8), (64, 56, 4)]  # channels and size of x, stride of the level

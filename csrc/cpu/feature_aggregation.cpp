@@ -57,7 +57,7 @@ class Forward {
 
   void for_each_tile(int64_t count, Step step) {
     int64_t widest = s_.out_channels;
-    for (const auto& chunk : chunks_) widest = std::max(widest, columns_row(chunk.columns()));
+    for (const auto& chunk : chunks_) widest = std::max(widest, columns_row<T>(chunk.columns()));
     const int64_t products = std::max(conv_.project.out_row, conv_.offset2.out_row);
     parallel_for(0, count * tiles_.count, 1, [&](int64_t begin, int64_t end) {
       Workspace<T> work(tiles_.size * tiles_.width, widest, products, s_.offsets());
@@ -177,9 +177,9 @@ class Forward {
     start(s, y0, y1, work, tap, reads);
     const T* init = nullptr;
     for (const auto& chunk : chunks_) {
-      const int64_t row = columns_row(chunk.columns());
+      const int64_t row = columns_row<T>(chunk.columns());
       for (int64_t k = 0; k < chunk.taps; ++k) gather(s, image, chunk, k, tap, reads, work, row);
-      conv.run(pixels, chunk.first(s), chunk.columns(), work.columns.data(), row, 1, init,
+      conv.run(pixels, chunk.first_column, chunk.columns(), work.columns.data(), row, 1, init,
                conv.out_row, products);
       init = products;
     }
