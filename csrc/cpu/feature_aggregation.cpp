@@ -2,19 +2,20 @@
 
 #include "cpu/feature_aggregation.h"
 #include "cpu/large_pages.h"
-#include "cpu/simd/feature_aggregation.h"
 
 namespace dynamask {
 namespace {
 
 constexpr int64_t kTilePixels = 168;
-constexpr int64_t kChunkColumns = 256;
+constexpr int64_t kChunkBytes = 1024;  // of a row of columns
 
-template <typename T>
+// T is what images, columns and weights lie in memory as, G what is computed in. x and the level
+// are rows of channels.
+template <typename T, typename G = Geometry<T>>
 class Forward {
  public:
-  Forward(const FeatureAggregationShape& s, const Convolutions<T>& convolutions,
-          const Images<const T>& x, const T* level, const T* rois, T scale, const Images<T>& out)
+  Forward(const FeatureAggregationShape& s, const Convolutions<T>& convolutions, const T* x,
+          const T* level, const G* rois, G scale, const Images<T>& out)
       : s_(s),
         conv_(convolutions),
         x_(x),
@@ -22,9 +23,8 @@ class Forward {
         rois_(rois),
         scale_(scale),
         out_(out),
-        kernel_(simd::feature_aggregation_kernels().of(T(0))),
-        deform_(simd::deform_conv2d_kernels().of(T(0))),
-        chunks_(column_chunks(convolutions.align.shape, kChunkColumns)),
+        kernel_(feature_aggregation_kernel<T>()),
+        chunks_(column_chunks(convolutions.align.shape, kChunkBytes / sizeof(T), kInterleaved<T>)),
         tiles_(s.out_height(), s.out_width(), kTilePixels),
         at_once_(std::min<int64_t>(s.rois, torch::stable::get_num_threads())),
         reduced_(at_once_ * s.pixels() * convolutions.reduce.out_row),
@@ -68,58 +68,56 @@ class Forward {
     });
   }
 
-  T* reduced(int64_t slot) { return reduced_.data() + slot * s_.pixels() * conv_.reduce.out_row; }
+  G* reduced(int64_t slot) { return reduced_.data() + slot * s_.pixels() * conv_.reduce.out_row; }
 
-  // The first pixel of row y of x in a pair, at `channel`; p begins at channel C'.
-  static T* pixel_row(RingedImages<T>& images, int64_t slot, int64_t y, int64_t channel) {
+  // Row y, from `channel` on. In a pair x begins at channel 0, p at channel C'.
+  static simd::PixelRow<T> pixels(RingedImages<T>& images, int64_t slot, int64_t y,
+                                  int64_t channel) {
     const auto image = images.channels(slot, channel, 0);
-    return image.data + (y + 1) * image.row + image.channels;
+    return {image.data + (y + 1) * image.row + image.channels, image.channels};
   }
 
-  // Its first C' channels, to sample from.
+  // The first C' channels, to sample from.
   simd::DeformImage<const T> read(const RingedImages<T>& images, int64_t slot) const {
     return images.channels(slot, 0, s_.out_channels);
   }
 
   void reduce(int64_t slot, const PixelTiles& tiles, int64_t tile) {
-    const auto& conv = conv_.reduce;
     const int64_t first = tiles.begin(tile);
-    conv.run(tiles.length(tile), 0, s_.channels,
-             x_.image(first_roi_ + slot) + first * x_.pixel_stride, x_.pixel_stride,
-             x_.channel_stride, conv.bias.data(), 0, reduced(slot) + first * conv.out_row);
+    const T* x = x_ + ((first_roi_ + slot) * s_.pixels() + first) * s_.channels;
+    conv_.reduce.run(tiles.length(tile), {x, s_.channels},
+                     reduced(slot) + first * conv_.reduce.out_row);
   }
 
   // Rows y0 to y1 of x doubled and of p, side by side.
   void gather_pair(int64_t slot, int64_t y0, int64_t y1, Workspace<T>& work) {
-    const int64_t c = s_.out_channels, in_pixel = conv_.reduce.out_row;
+    const int64_t c = s_.out_channels, width = s_.out_width();
+    crop(first_roi_ + slot, y0, y1, work);
+    conv_.project.run((y1 - y0) * width, {work.columns.data(), c}, work.products.data());
+    const int64_t in_pixel = conv_.reduce.out_row, p_pixel = conv_.project.out_row;
     for (int64_t y = y0; y < y1; ++y) {
       const DoubledPixel from(y, s_.height);
-      const T* in = reduced(slot);
+      const G* in = reduced(slot);
       kernel_.upsample_row({in + from.near * s_.width * in_pixel, in_pixel},
                            {in + from.far * s_.width * in_pixel, in_pixel}, s_.width, c,
-                           {pixel_row(pair_, slot, y, 0), 2 * c});
+                           pixels(pair_, slot, y, 0));
+      kernel_.relu({work.products.data() + (y - y0) * width * p_pixel, p_pixel}, {}, width, c,
+                   pixels(pair_, slot, y, c));
     }
-    crop(first_roi_ + slot, y0, y1, work);
-    conv_.project.run((y1 - y0) * s_.out_width(), 0, c, work.columns.data(), c, 1,
-                      conv_.project.bias.data(), 0, work.products.data());
-    for (int64_t y = y0; y < y1; ++y)
-      kernel_.relu({work.products.data() + (y - y0) * s_.out_width() * conv_.project.out_row,
-                    conv_.project.out_row},
-                   {}, s_.out_width(), c, {pixel_row(pair_, slot, y, c), 2 * c});
   }
 
   // Rows y0 to y1 of the RoI in the level, as rows of channels.
   void crop(int64_t roi, int64_t y0, int64_t y1, Workspace<T>& work) {
     const int64_t c = s_.out_channels, row = s_.out_width() * c;
-    const T* box = rois_ + 5 * roi;
+    const G* box = rois_ + 5 * roi;
     const int64_t image = roi_batch_index(box[0], s_.batch);
     if (image < 0) {
-      std::fill_n(work.columns.data(), (y1 - y0) * row, T(0));
+      std::fill_n(work.columns.data(), (y1 - y0) * row, T{});
       return;
     }
     if (work.roi != roi) {
       const auto axis = [&](int which, int64_t bins, int64_t length) {
-        return roi_axis<T>(box[1 + which], box[3 + which], scale_, bins, length, 1, true);
+        return roi_axis<G>(box[1 + which], box[3 + which], scale_, bins, length, 1, true);
       };
       work.taps_y.pixels_of_bins(axis(1, s_.out_height(), s_.level_height), s_.level_width * c,
                                  row);
@@ -128,113 +126,87 @@ class Forward {
     }
     auto y = work.taps_y.view();
     y.count = y1 - y0, y.first += y0;  // their places are counted from the tile
-    simd::roi_align_kernels().pool(T(0)).rows(level_ + image * s_.level_height * s_.level_width * c,
-                                              y, work.taps_x.view(), work.columns.data(), c);
+    simd::roi_align_kernels().pool(T{}).rows(level_ + image * s_.level_height * s_.level_width * c,
+                                             y, work.taps_x.view(), work.columns.data(), c);
   }
 
   void align(int64_t slot, int64_t y0, int64_t y1, Workspace<T>& work) {
     const int64_t c = s_.out_channels, width = s_.out_width();
-    const auto& conv = conv_.offset1;
     const auto pair = read(pair_, slot);
-    kernel_.narrow_conv3x3({y1 - y0, width, conv.outs, 3 * conv.channels, pair.data + y0 * pair.row,
-                            pair.row, conv.weight.data(), conv.weight_row, conv.bias.data(),
-                            work.planes.data()});
-    const int64_t row = deform(conv_.align, pair, y0, y1, work);
-    for (int64_t y = y0; y < y1; ++y)
-      kernel_.relu({work.products.data() + (y - y0) * width * row, row},
-                   {pixel_row(pair_, slot, y, c), 2 * c}, width, c,
-                   {pixel_row(fused_, slot, y, 0), c});
+    conv_.offset1.run(y1 - y0, width, pair.data + y0 * pair.row, pair.row, work.planes.data());
+    deform(conv_.align, pair, y0, y1, work);
+    for (int64_t y = y0; y < y1; ++y) {
+      const auto p = pixels(pair_, slot, y, c);
+      kernel_.relu(
+          {work.products.data() + (y - y0) * width * conv_.align.out_row, conv_.align.out_row},
+          {p.data, p.pixel}, width, c, pixels(fused_, slot, y, 0));
+    }
   }
 
   void attend(int64_t slot, int64_t y0, int64_t y1, Workspace<T>& work) {
-    const int64_t c = s_.out_channels, width = s_.out_width(), pixels = (y1 - y0) * width;
+    const int64_t c = s_.out_channels, width = s_.out_width(), count = (y1 - y0) * width;
     const auto& conv = conv_.offset2;
-    for (int64_t y = y0; y < y1; ++y)
-      conv.run(width, 0, c, pixel_row(fused_, slot, y, 0), c, 1, conv.bias.data(), 0,
-               work.products.data() + (y - y0) * width * conv.out_row);
-    simd::transpose_kernels().of(T(0)).run(work.products.data(), conv.out_row, work.planes.data(),
-                                           pixels, pixels, s_.offsets());
-    const int64_t row = deform(conv_.attend, read(fused_, slot), y0, y1, work);
-    T* from = work.products.data();
-    T* to = out_.image(first_roi_ + slot) + y0 * width * out_.pixel_stride;
-    if (out_.channels_last()) {
-      kernel_.relu({from, row}, {}, pixels, c, {to, c});
-    } else {
-      kernel_.relu({from, row}, {}, pixels, c, {from, row});
-      simd::transpose_kernels().of(T(0)).run(from, row, to, out_.channel_stride, pixels, c);
+    for (int64_t y = y0; y < y1; ++y) {
+      const auto f = pixels(fused_, slot, y, 0);
+      conv.run(width, {f.data, f.pixel}, work.products.data() + (y - y0) * width * conv.out_row);
     }
+    simd::transpose_kernels().of(G{}).run(work.products.data(), conv.out_row, work.planes.data(),
+                                          count, count, s_.offsets());
+    deform(conv_.attend, read(fused_, slot), y0, y1, work);
+    T* to = out_.image(first_roi_ + slot) + y0 * width * out_.pixel_stride;
+    T* rows = out_.channels_last() ? to : work.columns.data();
+    kernel_.relu({work.products.data(), conv_.attend.out_row}, {}, count, c, {rows, c});
+    if (!out_.channels_last())
+      simd::transpose_kernels().of(T{}).run(rows, c, to, out_.channel_stride, count, c);
   }
 
-  // Rows y0 to y1 of a deformable convolution, from the offsets in work.planes to work.products;
-  // returns how many numbers a pixel takes there.
-  int64_t deform(const Convolution<T>& conv, const simd::DeformImage<const T>& image, int64_t y0,
-                 int64_t y1, Workspace<T>& work) {
-    const auto& s = conv.shape;
-    const int64_t pixels = (y1 - y0) * s.width;
-    T* products = work.products.data();
-    simd::DeformTap<T> tap{};
-    simd::DeformReads<T> reads{};
-    start(s, y0, y1, work, tap, reads);
-    const T* init = nullptr;
+  // Rows y0 to y1 of a deformable convolution, from the offsets in work.planes to work.products.
+  void deform(const Convolution<T>& conv, const simd::DeformImage<const T>& image, int64_t y0,
+              int64_t y1, Workspace<T>& work) {
+    work.start(conv.shape, y0, y1);
+    const G* init = nullptr;
     for (const auto& chunk : chunks_) {
       const int64_t row = columns_row<T>(chunk.columns());
-      for (int64_t k = 0; k < chunk.taps; ++k) gather(s, image, chunk, k, tap, reads, work, row);
-      conv.run(pixels, chunk.first_column, chunk.columns(), work.columns.data(), row, 1, init,
-               conv.out_row, products);
-      init = products;
+      for (int64_t k = 0; k < chunk.taps; ++k) gather(conv.shape, image, chunk, k, row, work);
+      conv.weight.multiply(0, chunk.first_column, chunk.columns(), work.columns.data(), row,
+                           work.tap.pixels, init, conv.out_row, work.products.data(), conv.out_row);
+      init = work.products.data();
     }
-    return conv.out_row;
-  }
-
-  static void start(const DeformConv2dShape& s, int64_t y0, int64_t y1, Workspace<T>& work,
-                    simd::DeformTap<T>& tap, simd::DeformReads<T>& reads) {
-    const int64_t pixels = (y1 - y0) * s.width;
-    tap.pixels = pixels;
-    tap.height = static_cast<int32_t>(s.height), tap.width = static_cast<int32_t>(s.width);
-    T* window_y = work.window.data();
-    T* window_x = window_y + pixels;
-    tap.window_y = window_y, tap.window_x = window_x;
-    for (int64_t y = y0; y < y1; ++y)
-      for (int64_t x = 0; x < s.width; ++x) *window_y++ = T(y - 1), *window_x++ = T(x - 1);
-    reads.pixel = work.pixel.data();
-    for (int i = 0; i < 4; ++i) reads.weight[i] = work.weights.data() + i * pixels;
   }
 
   // What tap k of a chunk reads, offset group by offset group.
-  void gather(const DeformConv2dShape& s, const simd::DeformImage<const T>& image,
-              const ColumnChunk& chunk, int64_t k, simd::DeformTap<T>& tap,
-              simd::DeformReads<T>& reads, Workspace<T>& work, int64_t row) const {
-    const int64_t of_window = chunk.first_tap + k;
-    tap.tap_y = T(of_window / 3), tap.tap_x = T(of_window % 3);
-    T* to = work.columns.data() + k * chunk.channels - chunk.first_channel;
-    for (int64_t c = chunk.first_channel; c < chunk.first_channel + chunk.channels;) {
+  static void gather(const DeformConv2dShape& s, const simd::DeformImage<const T>& image,
+                     const ColumnChunk& chunk, int64_t k, int64_t row, Workspace<T>& work) {
+    auto& tap = work.tap;
+    const int64_t of_window = chunk.first_tap + k, first = chunk.first_channel;
+    tap.tap_y = G(of_window / 3), tap.tap_x = G(of_window % 3);
+    for (int64_t c = first; c < first + chunk.channels;) {
       const int64_t group = c / s.offset_group_channels();
-      const int64_t end =
-          std::min(chunk.first_channel + chunk.channels, (group + 1) * s.offset_group_channels());
+      const int64_t end = std::min(first + chunk.channels, (group + 1) * s.offset_group_channels());
       tap.offset_y = work.planes.data() + 2 * (group * 9 + of_window) * tap.pixels;
       tap.offset_x = tap.offset_y + tap.pixels;
-      deform_.locate(tap, reads);
+      simd::deform_conv2d_kernels().of(G{}).locate(tap, work.reads);
       // groups come in the order of their columns: what one writes too far the next overwrites
-      deform_.sample(reads, tap.pixels, {image.data + c, image.row, image.channels, end - c},
-                     to + c, row);
+      sample_kernel<T>()(work.reads, tap.pixels,
+                         {image.data + c, image.row, image.channels, end - c},
+                         work.columns.data() + k * chunk.tap_columns + c - first, row);
       c = end;
     }
   }
 
   const FeatureAggregationShape s_;
   const Convolutions<T>& conv_;
-  const Images<const T> x_;
-  const T *level_, *rois_;
-  const T scale_;
+  const T *x_, *level_;
+  const G* rois_;
+  const G scale_;
   const Images<T> out_;
   const simd::FeatureAggregationKernel<T>& kernel_;
-  const simd::DeformConv2dKernel<T>& deform_;
   const std::vector<ColumnChunk> chunks_;
   const RowTiles tiles_;
   const int64_t at_once_;
   int64_t first_roi_ = 0;
   // per RoI at hand: reduce(x), [x doubled, p] and a + p
-  Scratch<T> reduced_;
+  Scratch<G> reduced_;
   RingedImages<T> pair_, fused_;
 };
 
@@ -271,6 +243,14 @@ FeatureAggregationShape feature_aggregation_shape(
   return s;
 }
 
+// bf16 stays bf16 where the processor multiplies it, in pairs; else 16-bit types are computed in
+// fp32.
+ScalarType image_dtype(const FeatureAggregationShape& s, const Tensor& x) {
+  const bool is_native = x.scalar_type() == ScalarType::BFloat16 && simd::bf16_gemm_kernel() &&
+                         s.channels % 2 == 0 && s.out_channels % 2 == 0;
+  return is_native ? ScalarType::BFloat16 : compute_dtype(x);
+}
+
 Tensor feature_aggregation(const Tensor& x_, const Tensor& level_, const Tensor& rois_,
                            double spatial_scale, const Tensor& reduce_weight,
                            const Tensor& reduce_bias, const Tensor& project_weight,
@@ -281,37 +261,44 @@ Tensor feature_aggregation(const Tensor& x_, const Tensor& level_, const Tensor&
   const auto s = feature_aggregation_shape(
       x_, level_, rois_, reduce_weight, reduce_bias, project_weight, project_bias, offset1_weight,
       offset1_bias, align_weight, offset2_weight, offset2_bias, attend_weight);
-  const auto dtype = compute_dtype(x_);
-  const auto x = dense_images(x_, dtype);
-  const auto level =
-      torch::stable::contiguous(to(level_, dtype), torch::headeronly::MemoryFormat::ChannelsLast);
-  const auto rois = contiguous(to(rois_, dtype));
+  const auto dtype = image_dtype(s, x_), geometry = compute_dtype(x_);
+  const auto rows = [&](const Tensor& t) {
+    return torch::stable::contiguous(to(t, dtype), torch::headeronly::MemoryFormat::ChannelsLast);
+  };
+  const auto dense = [](const Tensor& t, ScalarType type) { return contiguous(to(t, type)); };
+  const auto x = rows(x_), level = rows(level_), rois = dense(rois_, geometry);
   auto out =
-      empty_images(x, s.rois, s.out_channels, s.out_height(), s.out_width(), is_channels_last(x));
+      empty_images(x, s.rois, s.out_channels, s.out_height(), s.out_width(), is_channels_last(x_));
   ask_for_large_pages(out);
-  if (out.numel() > 0)
-    with_compute_type(x, [&](auto zero) {
-      using T = decltype(zero);
-      const auto dense = [&](const Tensor& t) { return contiguous(to(t, dtype)); };
-      const auto pointwise = [&](const Tensor& weight, const Tensor& bias) {
-        const auto b = dense(bias);
-        return Convolution<T>(dense(weight), &b, s.out_height(), s.out_width());
-      };
-      const auto deformable = [&](const Tensor& weight) {
-        return Convolution<T>(dense(weight), nullptr, s.out_height(), s.out_width(),
-                              s.offset_groups);
-      };
-      const Convolutions<T> convolutions{
-          pointwise(reduce_weight, reduce_bias),
-          pointwise(project_weight, project_bias),
-          NarrowConvolution<T>(dense(offset1_weight), dense(offset1_bias)),
-          deformable(align_weight),
-          pointwise(offset2_weight, offset2_bias),
-          deformable(attend_weight)};
-      Forward<T>(s, convolutions, read_images<T>(x), level.const_data_ptr<T>(),
-                 rois.const_data_ptr<T>(), T(spatial_scale), write_images<T>(out))
-          .run();
-    });
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    using G = Geometry<T>;
+    const auto pointwise = [&](const Tensor& weight, const Tensor& bias) {
+      const auto b = dense(bias, geometry);
+      return Convolution<T>(dense(weight, dtype), &b, s.out_height(), s.out_width());
+    };
+    const auto deformable = [&](const Tensor& weight) {
+      return Convolution<T>(dense(weight, dtype), nullptr, s.out_height(), s.out_width(),
+                            s.offset_groups);
+    };
+    const Convolutions<T> convolutions{
+        pointwise(reduce_weight, reduce_bias),
+        pointwise(project_weight, project_bias),
+        NarrowConvolution<T>(dense(offset1_weight, dtype), dense(offset1_bias, geometry)),
+        deformable(align_weight),
+        pointwise(offset2_weight, offset2_bias),
+        deformable(attend_weight)};
+    Forward<T>(s, convolutions, static_cast<const T*>(x.data_ptr()),
+               static_cast<const T*>(level.data_ptr()), rois.template const_data_ptr<G>(),
+               G(spatial_scale), write_images<T>(out))
+        .run();
+  };
+  if (out.numel() > 0) {
+    if (dtype == ScalarType::BFloat16)
+      run(simd::BFloat16{});
+    else
+      with_compute_type(x, run);
+  }
   return to(out, x_.scalar_type());
 }
 

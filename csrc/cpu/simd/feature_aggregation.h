@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "cpu/simd/half.h"
 #include "cpu/simd/variants.h"
 
 namespace dynamask::simd {
@@ -22,18 +23,19 @@ struct NarrowConv3x3 {
   int64_t in_row;
   const T* weight;  // [outs, 3, weight_row], whole vectors, filled with zeros
   int64_t weight_row;
-  const T* bias;
-  T* out;  // [outs, rows * width]
+  const Wide<T>* bias;
+  Wide<T>* out;  // [outs, rows * width]
 };
 
+// Images are of type T, sums of Wide<T>.
 template <typename T>
 struct FeatureAggregationKernel {
   // out[i] is the i-th pixel of a row doubled, i < 2 * width; near and far are the two rows that
   // make it up, before their ReLU.
-  void (*upsample_row)(PixelRow<const T> near, PixelRow<const T> far, int64_t width,
+  void (*upsample_row)(PixelRow<const Wide<T>> near, PixelRow<const Wide<T>> far, int64_t width,
                        int64_t channels, PixelRow<T> out);
   // out = relu(in) + add; add.data may be nullptr.
-  void (*relu)(PixelRow<const T> in, PixelRow<const T> add, int64_t pixels, int64_t channels,
+  void (*relu)(PixelRow<const Wide<T>> in, PixelRow<const T> add, int64_t pixels, int64_t channels,
                PixelRow<T> out);
   void (*narrow_conv3x3)(const NarrowConv3x3<T>& conv);
 };
@@ -48,3 +50,5 @@ struct FeatureAggregationKernels {
 }  // namespace dynamask::simd
 
 DYNAMASK_DECLARE_VARIANTS(dynamask::simd::FeatureAggregationKernels, feature_aggregation_kernels)
+DYNAMASK_DECLARE_BF16(dynamask::simd::FeatureAggregationKernel<dynamask::simd::BFloat16>,
+                      bf16_feature_aggregation_kernel)
