@@ -61,4 +61,6 @@ STABLE_TORCH_LIBRARY(dynamask, m) {
   m.def(
       "mask_edge_loss_backward(Tensor grad, Tensor error, Tensor? labels, SymInt num_classes) "
       "-> Tensor");
+  m.def("winograd_conv2d(Tensor input, Tensor weight, Tensor bias, bool relu) -> Tensor");
+  m.def("winograd_conv2d_weight(Tensor weight) -> Tensor");
 }

@@ -104,9 +104,7 @@ class Detector(nn.Module):
             dtype: Of weights and feature maps, such as bfloat16. Images, boxes, scores and masks
                 stay in fp32, and so do the sums inside layers.
         """
-        fused = fuse(self)
-        for part in fused.children():
-            part.to(dtype)
+        fused = fuse(self, dtype)
         fused.dtype, fused.is_fused = dtype, True
         return fused
 

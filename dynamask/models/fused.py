@@ -12,29 +12,42 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 
 from dynamask.models.box_head import BoxHead
+from dynamask.ops import winograd_conv2d, winograd_conv2d_weight
 
 Network = TypeVar("Network", bound=nn.Module)
-HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
-    torch.ops.mkldnn, "_convolution_pointwise_"
-)
+ONEDNN_DTYPES: list[torch.dtype] = []
+if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise_"):
+    ONEDNN_DTYPES.append(torch.float32)
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        ONEDNN_DTYPES.append(torch.bfloat16)
 # what runs its children one after the other
 CHAINS = (nn.Sequential, IntermediateLayerGetter)
 
 
-def fuse(network: Network) -> Network:
+def fuse(network: Network, dtype: torch.dtype = torch.float32) -> Network:
     """A copy for inference alone, with the same results to rounding.
 
     Batch norm is folded into the convolution before it, ReLUs and sums run inside convolutions, and
     no layer changes the layout. Nothing is shared with ``network``.
+
+    Args:
+        network: What to copy; buffers of its own keep their dtype.
+        dtype: Of the children's weights.
     """
-    fused = _fused(copy.deepcopy(network).eval())
-    return fused.requires_grad_(False)
+    fused = _fused(copy.deepcopy(network).eval()).requires_grad_(False)
+    for child in fused.children():
+        child.to(dtype)
+    for module in fused.modules():
+        if isinstance(module, FusedConv2d):
+            module.transform()
+    return fused
 
 
 class FusedConv2d(nn.Conv2d):
     """A convolution with what follows it: a norm of fixed statistics, a sum, a ReLU.
 
-    On a CPU all of it is one call of oneDNN, which torch alone would not make for 1x1 kernels.
+    On a CPU all of it is one call of oneDNN, which torch alone would not make for 1x1 kernels, or
+    of :func:`dynamask.ops.winograd_conv2d` once :meth:`transform` has prepared its weight.
 
     Args:
         conv: The convolution; it is not changed.
@@ -57,13 +70,30 @@ class FusedConv2d(nn.Conv2d):
         self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
         self.bias = nn.Parameter(bias)
         self.relu = relu
+        self.transformed: Tensor | None
+        self.register_buffer("transformed", None, persistent=False)
+
+    def transform(self) -> None:
+        """Prepares the weight of a 3x3 convolution in fp32 on the CPU for Winograd's algorithm."""
+        how = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups)
+        wide = min(self.in_channels, self.out_channels) >= 16  # else transforming takes longest
+        plain = self.weight.device.type == "cpu" and self.weight.dtype == torch.float32
+        if wide and plain and how == ((3, 3), (1, 1), (1, 1), (1, 1), 1):
+            self.transformed = winograd_conv2d_weight(self.weight)
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         """The convolution of ``x`` [N, C, H, W]; the result may take the memory of ``shortcut``."""
-        if not self.suits_onednn(x):
-            y = super().forward(x)
-            y = y if shortcut is None else y.add_(shortcut)
-            return F.relu_(y) if self.relu else y
+        plain = x.device.type == "cpu" and x.numel() > 0 and not x.requires_grad
+        if plain and x.dtype == torch.float32 and self.transformed is not None:
+            assert self.bias is not None
+            relu = self.relu and shortcut is None
+            y = winograd_conv2d(x, self.transformed, self.bias, relu=relu)
+            return y if shortcut is None else self._finish(y, shortcut)
+        if plain and x.dtype in ONEDNN_DTYPES and x.dtype == self.weight.dtype:
+            return self._onednn(x, shortcut)
+        return self._finish(super().forward(x), shortcut)
+
+    def _onednn(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
         how = (self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups)
         if shortcut is None:
             activation = "relu" if self.relu else "none"
@@ -73,15 +103,9 @@ class FusedConv2d(nn.Conv2d):
             shortcut, x, *how, "add", 1.0, last, [], None
         )
 
-    def suits_onednn(self, x: Tensor) -> bool:
-        return (
-            HAS_ONEDNN
-            and x.device.type == "cpu"
-            and x.dtype in (torch.float32, torch.bfloat16)
-            and x.dtype == self.weight.dtype
-            and x.numel() > 0
-            and not x.requires_grad
-        )
+    def _finish(self, y: Tensor, shortcut: Tensor | None) -> Tensor:
+        y = y if shortcut is None else y + shortcut
+        return F.relu_(y) if self.relu else y
 
 
 class FusedBlock(nn.Module):

@@ -15,6 +15,7 @@ from dynamask.ops.paste_masks import PackedMasks, paste_masks
 from dynamask.ops.polygons import Polygons
 from dynamask.ops.ragged_masks import RaggedMasks
 from dynamask.ops.roi_align import RoIAlign, roi_align
+from dynamask.ops.winograd_conv2d import winograd_conv2d, winograd_conv2d_weight
 
 __all__ = [
     "Buckets",
@@ -39,4 +40,6 @@ __all__ = [
     "nms",
     "paste_masks",
     "roi_align",
+    "winograd_conv2d",
+    "winograd_conv2d_weight",
 ]
