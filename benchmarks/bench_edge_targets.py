@@ -1,31 +1,75 @@
+"""Edge and block targets of 128 RoIs against the convolutions that other code makes them with."""
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from dynamask.benchmarks.harness import Case
-from dynamask.ops import edge_targets
-from dynamask.reference.edge_targets import edge_targets as reference
+from dynamask.ops import block_targets, edge_targets
+from dynamask.reference.edge_targets import block_targets as blocks_by_convolution
+from dynamask.reference.edge_targets import edge_targets as edges_by_convolution
+
+ROIS, SIZES = 128, (14, 28, 56, 112)
+LAPLACIAN = torch.full((1, 1, 3, 3), -1.0)
+LAPLACIAN[0, 0, 1, 1] = 8
+FUSE = torch.tensor([0.7, 0.3]).view(1, 2, 1, 1)
+
+
+def edges_as_trained(masks):
+    """The edges DynaMask and RefineMask train with: responses at two strides, then fused."""
+    masks = masks.unsqueeze(1).float()
+    fine = F.conv2d(masks, LAPLACIAN, padding=1).clamp(min=0)
+    fine[fine > 0.1] = 1
+    fine[fine <= 0.1] = 0
+    coarse = F.conv2d(masks, LAPLACIAN, stride=2, padding=1).clamp(min=0)
+    coarse = F.interpolate(coarse, fine.shape[2:], mode="nearest")
+    coarse[coarse > 0.1] = 1
+    coarse[coarse <= 0.1] = 0
+    fused = F.conv2d(torch.cat([fine, coarse], 1), FUSE)
+    fused[fused > 0.1] = 1
+    fused[fused <= 0.1] = 0
+    return fused.squeeze(1)
+
+
+# name, ours, what it is compared with, its name
+FORMS = (
+    ("union", lambda m: edge_targets(m, True), edges_as_trained, "conv2d at two strides, fused"),
+    ("inner", edge_targets, edges_by_convolution, "conv2d"),
+    ("blocks of 5x5", block_targets, blocks_by_convolution, "conv2d of 5x5, twice"),
+)
+
+
+def masks_of(sides, dtype):
+    torch.manual_seed(0)
+    noise = [torch.rand(ROIS, 1, side, side) for side in sides]
+    return [(F.avg_pool2d(x, 5, 1, 2)[:, 0] > 0.5).to(dtype) for x in noise]
+
+
+def case(form, sides, dtype):
+    name, ours, baseline, baseline_name = form
+    masks = masks_of(sides, dtype)
+
+    def check():
+        for got, mask in zip(ours(masks), masks, strict=True):
+            assert torch.equal(got, baseline(mask).to(got.dtype))
+
+    return Case(
+        op="edge_targets",
+        case=f"N={ROIS} {'+'.join(map(str, sides))} {name}",
+        ours=lambda: ours(masks),
+        baseline=lambda: [baseline(mask) for mask in masks],
+        baseline_name=baseline_name,
+        check=check,
+        dtype=str(dtype).removeprefix("torch."),
+        floor=lambda: [mask.clone() for mask in masks],
+    )
 
 
 def cases():
-    for side in (14, 28, 56, 112):
-        for union in (False, True):
-            torch.manual_seed(0)
-            noise = torch.rand(128, 1, side, side)
-            masks = torch.nn.functional.avg_pool2d(noise, 5, 1, 2)[:, 0] > 0.5
+    for form in FORMS:
+        for sides in (*((side,) for side in SIZES), SIZES):
             for dtype in (torch.uint8, torch.float32):
-                args = (masks.to(dtype), union)
-                yield Case(
-                    op="edge_targets",
-                    case=f"N=128 {side}@{side}" + (" union" if union else ""),
-                    ours=lambda args=args: edge_targets(*args),
-                    baseline=lambda args=args: reference(*args),
-                    baseline_name="conv2d",
-                    check=lambda args=args: torch.testing.assert_close(
-                        edge_targets(*args), reference(*args), rtol=0, atol=0
-                    ),
-                    dtype=str(dtype).removeprefix("torch."),
-                    floor=lambda args=args: args[0].clone(),
-                )
+                yield case(form, sides, dtype)
 
 
 @pytest.mark.parametrize("case", list(cases()), ids=str)

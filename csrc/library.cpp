@@ -53,7 +53,8 @@ STABLE_TORCH_LIBRARY(dynamask, m) {
   m.def(
       "mask_targets_rle(Tensor counts, Tensor starts, Tensor image_sizes, Tensor boxes, "
       "Tensor index, int[] sizes) -> Tensor[]");
-  m.def("edge_targets(Tensor masks, bool union) -> Tensor");
+  m.def("edge_targets(Tensor[] masks, bool union) -> Tensor[]");
+  m.def("edge_targets_blocks(Tensor[] masks, int width) -> Tensor[]");
   m.def(
       "mask_edge_loss(Tensor mask_logits, Tensor mask_targets, Tensor? edge_logits, "
       "Tensor? edge_targets, Tensor? labels, bool needs_mask, bool needs_edge) "

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cpu/scratch.h"
 #include "cpu/simd/edge_targets.h"
 #include "cpu/tensor.h"
 
@@ -10,53 +11,126 @@ namespace {
 
 constexpr int64_t kElementsPerTask = 1 << 16;
 
-struct Element {
-  MaskBits bits;
-  int64_t bytes;
-  simd::EdgeKernels::Kernel kernel;
-};
-
-Element element_of(ScalarType dtype) {
-  const auto& kernels = simd::edge_kernels();
-  switch (dtype) {
+// Calls f with how masks of this dtype are read and with an element of the width that has.
+template <typename F>
+void with_element(const Tensor& masks, F&& f) {
+  switch (masks.scalar_type()) {
     case ScalarType::Bool:
     case ScalarType::Byte:
-      return {{0xff, 1}, 1, kernels.of_1};
+      return f(MaskBits{0xff, 1}, uint8_t{});
     case ScalarType::Half:
-      return {{0x7fff, 0x3c00}, 2, kernels.of_2};
+      return f(MaskBits{0x7fff, 0x3c00}, uint16_t{});
     case ScalarType::BFloat16:
-      return {{0x7fff, 0x3f80}, 2, kernels.of_2};
+      return f(MaskBits{0x7fff, 0x3f80}, uint16_t{});
     case ScalarType::Float:
-      return {{0x7fffffff, 0x3f800000}, 4, kernels.of_4};
+      return f(MaskBits{0x7fffffff, 0x3f800000}, uint32_t{});
     case ScalarType::Double:
-      return {{0x7fffffffffffffff, 0x3ff0000000000000}, 8, kernels.of_8};
+      return f(MaskBits{0x7fffffffffffffff, 0x3ff0000000000000}, uint64_t{});
     default:
       STD_TORCH_CHECK(false, "edge_targets: expected masks of uint8, bool or a floating dtype");
   }
 }
 
-Tensor edge_targets(const Tensor& masks_, bool with_coarse) {
+EdgeTargetsShape shape_of(const Tensor& masks) {
+  STD_TORCH_CHECK(masks.dim() == 3, "edge_targets: expected masks [N, S, S]");
+  return {masks.size(0), masks.size(1), masks.size(2)};
+}
+
+// The same for every mask, so it is worked out once.
+template <typename T>
+class Places {
+ public:
+  Places(const EdgeTargetsShape& s, bool with_coarse)
+      : size_(s.height * s.width + kRoom), tables_((with_coarse ? 4 : 1) * size_) {
+    const int64_t area = s.height * s.width;
+    tables_.fill_with_zeros();
+    T* inside = tables_.data();
+    for (int64_t y = 1; y < s.height - 1; ++y)
+      for (int64_t x = 1; x < s.width - 1; ++x) inside[y * s.width + x] = T(~T(0));
+    if (with_coarse) {
+      for (int64_t i = 0; i < area; ++i) {
+        const int64_t kind = i / s.width % 2 * 2 + i % s.width % 2;  // even, left, up, corner
+        if (kind > 0) tables_.data()[kind * size_ + i] = T(~T(0));
+      }
+    }
+    for (int64_t start = 0; start < tables_.size(); start += size_)
+      for (int64_t i = area; i < size_; ++i)
+        tables_.data()[start + i] = tables_.data()[start + i - area];
+  }
+
+  simd::EdgePlaces<T> view() const {
+    const T* t = tables_.data();
+    return {t, t + size_, t + 2 * size_, t + 3 * size_};
+  }
+
+ private:
+  static constexpr int64_t kRoom = 64;
+  int64_t size_;
+  Scratch<T> tables_;
+};
+
+Tensor edges_of(const Tensor& masks_, bool with_coarse) {
   const auto masks = contiguous(masks_);
-  const EdgeTargetsShape s{masks.size(0), masks.size(1), masks.size(2)};
+  const auto s = shape_of(masks);
   auto out = empty(masks, {s.masks, s.height, s.width}, masks.scalar_type());
-  const auto element = element_of(masks.scalar_type());
-  const int64_t area = s.height * s.width, bytes = area * element.bytes;
+  const int64_t area = s.height * s.width;
   if (s.masks * area == 0) return out;
-  const auto* from = static_cast<const char*>(masks.const_data_ptr());
-  auto* to = static_cast<char*>(out.mutable_data_ptr());
-  const int64_t scratch_bytes = simd::edge_kernels().scratch_bytes(s.height, s.width);
-  const int64_t grain = std::max<int64_t>(1, kElementsPerTask / area);
-  parallel_for(0, s.masks, grain, [&](int64_t begin, int64_t end) {
-    std::vector<uint64_t> scratch((scratch_bytes + 7) / 8);
-    for (int64_t n = begin; n < end; ++n)
-      element.kernel(from + n * bytes, to + n * bytes, s.height, s.width, element.bits, with_coarse,
-                     reinterpret_cast<uint8_t*>(scratch.data()));
+  with_element(masks, [&](MaskBits bits, auto element) {
+    using T = decltype(element);
+    const auto& kernel = simd::edge_kernels().of(element);
+    const Places<T> places(s, with_coarse);
+    const auto* from = static_cast<const T*>(masks.const_data_ptr());
+    auto* to = static_cast<T*>(out.mutable_data_ptr());
+    const int64_t grain = std::max<int64_t>(1, kElementsPerTask / area);
+    parallel_for(0, s.masks, grain, [&](int64_t begin, int64_t end) {
+      const EdgeTargetsShape part{end - begin, s.height, s.width};
+      kernel.edges(from + begin * area, to + begin * area, part, bits, places.view());
+      if (with_coarse) kernel.add_coarse(to + begin * area, part, places.view());
+    });
   });
+  return out;
+}
+
+Tensor blocks_of(const Tensor& masks_, int64_t width) {
+  STD_TORCH_CHECK(width >= 1 && width <= kMaxBlockWidth, "edge_targets: expected width in [1, 3]");
+  const auto masks = contiguous(masks_);
+  const auto s = shape_of(masks);
+  auto out = empty(masks, {s.masks, s.height, s.width}, ScalarType::Byte);
+  const int64_t area = s.height * s.width;
+  if (s.masks * area == 0) return out;
+  with_element(masks, [&](MaskBits bits, auto element) {
+    using T = decltype(element);
+    const auto& kernel = simd::edge_kernels().of(element);
+    const auto* from = static_cast<const T*>(masks.const_data_ptr());
+    auto* to = out.mutable_data_ptr<uint8_t>();
+    const int64_t grain = std::max<int64_t>(1, kElementsPerTask / area);
+    parallel_for(0, s.masks, grain, [&](int64_t begin, int64_t end) {
+      Scratch<uint8_t> scratch(simd::edge_kernels().block_scratch(s.height, s.width));
+      for (int64_t n = begin; n < end; ++n)
+        kernel.blocks(from + n * area, to + n * area, s.height, s.width, bits,
+                      Blocks(static_cast<int>(width)), scratch.data());
+    });
+  });
+  return out;
+}
+
+std::vector<Tensor> edge_targets(const std::vector<Tensor>& masks, bool with_coarse) {
+  std::vector<Tensor> out;
+  for (const Tensor& of_size : masks) out.push_back(edges_of(of_size, with_coarse));
+  return out;
+}
+
+std::vector<Tensor> edge_targets_blocks(const std::vector<Tensor>& masks, int64_t width) {
+  std::vector<Tensor> out;
+  for (const Tensor& of_size : masks) out.push_back(blocks_of(of_size, width));
   return out;
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(dynamask, CPU, m) { m.impl("edge_targets", TORCH_BOX(&edge_targets)); }
+STABLE_TORCH_LIBRARY_IMPL(dynamask, CPU, m) {
+  m.impl("edge_targets", TORCH_BOX(&edge_targets));
+  m.impl("edge_targets_blocks", TORCH_BOX(&edge_targets_blocks));
+}
 
 }  // namespace dynamask

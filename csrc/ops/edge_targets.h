@@ -1,4 +1,4 @@
-// edge_targets: the inner contour of binary masks.
+// edge_targets: the inner contour of binary masks, and the band around it.
 //
 // With f = 1 where a mask is not zero and 0 elsewhere and outside, and the 3 x 3 Laplacian
 //
@@ -8,6 +8,11 @@
 //   E(y, x) = f(y, x) and not all of f(y - 1 .. y + 1, x - 1 .. x + 1)
 // The union with the response at stride 2, upsampled to the nearest, looks at the even sites alone:
 //   E(y, x) or E(y - y % 2, x - x % 2)
+//
+// Blocks: the Laplacian of K x K, K = 2 width + 1, of f and of 1 - f. With c the number of ones
+// among the K x K sites around (y, x), more than 0.1 K^2 of them unlike the one in the middle are
+//   f(y, x) and K^2 - c >= m,  or  not f(y, x) and c >= m        m = floor(0.1 K^2) + 1
+// and such a site is of block 1, the boundary; the rest is 2 in the foreground and 0 elsewhere.
 
 #pragma once
 
@@ -24,5 +29,12 @@ struct EdgeTargetsShape {
 struct MaskBits {
   uint64_t magnitude, one;
 };
+
+struct Blocks {
+  int width, sites, least;  // K^2 and m
+  explicit Blocks(int width_)
+      : width(width_), sites((2 * width + 1) * (2 * width + 1)), least(sites / 10 + 1) {}
+};
+constexpr int kMaxBlockWidth = 3;  // 49 sites: a count fits a byte with room to spare
 
 }  // namespace dynamask

@@ -4,7 +4,7 @@ from dynamask import _library  # noqa: F401  (loads the kernels)
 from dynamask.ops.bucket_rois import Buckets, bucket_rois
 from dynamask.ops.class_logits import class_logits
 from dynamask.ops.deform_conv2d import DeformConv2d, deform_conv2d
-from dynamask.ops.edge_targets import edge_targets
+from dynamask.ops.edge_targets import block_targets, edge_targets
 from dynamask.ops.encode_masks import encode_masks
 from dynamask.ops.feature_aggregation import FeatureAggregationWeights, feature_aggregation
 from dynamask.ops.mask_edge_loss import mask_edge_loss
@@ -28,6 +28,7 @@ __all__ = [
     "RoIAlign",
     "batched_nms",
     "batched_nms_fixed",
+    "block_targets",
     "bucket_rois",
     "class_logits",
     "deform_conv2d",
