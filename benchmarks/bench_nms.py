@@ -7,7 +7,7 @@ from dynamask.ops import batched_nms, nms
 
 def cases():
     ops = pytest.importorskip("torchvision").ops
-    for n in (1000, 4000):
+    for n in (1000, 4000, 16000):
         torch.manual_seed(0)
         boxes = torch.rand(n, 4) * torch.tensor([1200, 700, 150, 150])
         boxes[:, 2:] += boxes[:, :2]

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "cpu/radix_sort.h"
 #include "cpu/simd/nms.h"
@@ -66,23 +67,32 @@ class Group {
     using Columns = simd::BoxColumns<T>;
     const int64_t words = (count + Columns::kStep - 1) / Columns::kStep;
     const int64_t stride = words * Columns::kStep;
-    columns_.assign(5 * stride, 0);
+    columns_.assign(6 * stride, 0);
     T* c = columns_.data();
     for (int64_t k = 0; k < count; ++k) {
       const NmsBox<T> box(boxes + 4 * order[k]);
       c[k] = box.x1, c[k + stride] = box.y1, c[k + 2 * stride] = box.x2;
       c[k + 3 * stride] = box.y2, c[k + 4 * stride] = box.area;
+      c[k + 5 * stride] = share(box.area, threshold);
     }
     dead_.assign(words, 0);
     if (count % 64) dead_.back() = ~uint64_t(0) << count % 64;
     keep_.resize(count);
-    const Columns columns{c, c + stride, c + 2 * stride, c + 3 * stride, c + 4 * stride};
+    const Columns columns{
+        c, c + stride, c + 2 * stride, c + 3 * stride, c + 4 * stride, c + 5 * stride};
     keep_.resize(simd::nms_kernels().keep(T{})(columns, count, threshold, max_keep, dead_.data(),
                                                keep_.data()));
     return keep_;
   }
 
  private:
+  // both / (a + b - both) > t where both > t / (1 + t) (a + b); 2^-20 less, for the roundings. What
+  // is too small or negative for that, or NaN, never rules a pair out.
+  static T share(T area, T threshold) {
+    const T s = area * (threshold / (1 + threshold) * (1 - T(1) / (1 << 20)));
+    return s >= std::numeric_limits<T>::min() ? s : -std::numeric_limits<T>::infinity();
+  }
+
   std::vector<T> columns_;
   std::vector<uint64_t> dead_;
   std::vector<int64_t> keep_;

@@ -59,51 +59,66 @@ DYNAMASK_INLINE uint64_t greater(Vec<T> a, Vec<T> b) {
 #endif
 }
 
-// A division costs as much as all the rest, and few pairs are near the threshold: a product a
-// little too low (by 2^-20) sorts out the others.
+// The boxes of one word that were kept, to be held against all later ones.
 template <typename T>
-struct Threshold {
-  Vec<T> exact, low;
-  static Threshold of(T t) { return {broadcast(t), broadcast(T(t * (1 - T(1) / (1 << 20))))}; }
+struct Kept {
+  T x1[64], y1[64], x2[64], y2[64], area[64], share[64];
+  int count = 0;
+
+  void add(const BoxColumns<T>& b, int64_t i) {
+    x1[count] = b.x1[i], y1[count] = b.y1[i], x2[count] = b.x2[i], y2[count] = b.y2[i];
+    area[count] = b.area[i], share[count] = b.share[i];
+    ++count;
+  }
 };
 
-// A bit for each of the 64 boxes from j on: whether box i overlaps it too much.
+// A bit for each box from j on, as many as a vector has lanes: whether one of the kept boxes
+// `first` and after overlaps it too much. The division is left to the few pairs near the threshold.
 template <typename T>
-DYNAMASK_INLINE uint64_t overlaps(const BoxColumns<T>& b, int64_t i, int64_t j,
-                                  const Threshold<T>& threshold) {
-  const auto zero = broadcast(T(0));
-  const auto x1 = broadcast(b.x1[i]), y1 = broadcast(b.y1[i]), area = broadcast(b.area[i]);
-  const auto x2 = broadcast(b.x2[i]), y2 = broadcast(b.y2[i]);
+DYNAMASK_INLINE uint64_t overlaps(const Kept<T>& kept, int first, const BoxColumns<T>& b, int64_t j,
+                                  Vec<T> limit) {
+  const Vec<T> zero{};
+  const Vec<T> x1 = load(b.x1 + j), y1 = load(b.y1 + j), x2 = load(b.x2 + j), y2 = load(b.y2 + j);
+  const Vec<T> share = load(b.share + j);
   uint64_t bits = 0;
-  for (int k = 0; k < BoxColumns<T>::kStep; k += kLanes<T>) {
-    const Vec<T> width = minimum(x2, load(b.x2 + j + k)) - maximum(x1, load(b.x1 + j + k));
-    const Vec<T> height = minimum(y2, load(b.y2 + j + k)) - maximum(y1, load(b.y1 + j + k));
-    const Vec<T> both = maximum(width, zero) * maximum(height, zero);
-    const Vec<T> either = area + load(b.area + j + k) - both;
-    uint64_t near = greater<T>(both, threshold.low * either);
-    if (near) near = greater<T>(both / either, threshold.exact);
-    bits |= near << k;
+  for (int k = first; k < kept.count; ++k) {
+    const Vec<T> width = minimum(x2, broadcast(kept.x2[k])) - maximum(x1, broadcast(kept.x1[k]));
+    const Vec<T> height = minimum(y2, broadcast(kept.y2[k])) - maximum(y1, broadcast(kept.y1[k]));
+    // without area where one of them is negative, and then not above a share either
+    const Vec<T> at_most = maximum(width, zero) * height;
+    if (greater<T>(at_most, share + kept.share[k])) {
+      const Vec<T> both = maximum(width, zero) * maximum(height, zero);
+      bits |= greater<T>(both / (kept.area[k] + load(b.area + j) - both), limit);
+    }
   }
   return bits;
 }
 
+// Word by word: what is kept of one is known before any later word is looked at, so each vector of
+// later boxes is loaded once for all of them.
 template <typename T>
-int64_t keep(const BoxColumns<T>& boxes, int64_t count, T limit, int64_t max_keep, uint64_t* dead,
+int64_t keep(const BoxColumns<T>& boxes, int64_t count, T limit_, int64_t max_keep, uint64_t* dead,
              int64_t* keep) {
-  const auto threshold = Threshold<T>::of(limit);
+  constexpr uint64_t lanes = kLanes<T> < 64 ? (uint64_t(1) << kLanes<T>)-1 : ~uint64_t(0);
+  const Vec<T> limit = broadcast(limit_);
   const int64_t words = (count + 63) / 64;
-  int64_t kept = 0;
-  for (int64_t w = 0; w < words; ++w) {
-    while (~dead[w] && kept < max_keep) {
+  int64_t total = 0;
+  for (int64_t w = 0; w < words && total < max_keep; ++w) {
+    Kept<T> kept;
+    const auto suppress = [&](int64_t v, int first) {
+      for (int k = 0; k < 64; k += kLanes<T>)
+        if (~dead[v] >> k & lanes) dead[v] |= overlaps(kept, first, boxes, 64 * v + k, limit) << k;
+    };
+    while (~dead[w] && total < max_keep) {
       const int bit = __builtin_ctzll(~dead[w]);
-      const int64_t i = 64 * w + bit;
-      keep[kept++] = i;
+      keep[total++] = 64 * w + bit;
       dead[w] |= uint64_t(1) << bit;
-      for (int64_t v = w; v < words; ++v)
-        if (~dead[v]) dead[v] |= overlaps(boxes, i, 64 * v, threshold);
+      kept.add(boxes, 64 * w + bit);
+      suppress(w, kept.count - 1);
     }
+    for (int64_t v = w + 1; v < words; ++v) suppress(v, 0);
   }
-  return kept;
+  return total;
 }
 
 }  // namespace

@@ -11,6 +11,8 @@ template <typename T>
 struct BoxColumns {
   static constexpr int64_t kStep = 64;
   const T *x1, *y1, *x2, *y2, *area;
+  // Two boxes can overlap too much only if they have more in common than the sum of their shares.
+  const T* share;
 };
 
 struct NmsKernels {
