@@ -64,28 +64,43 @@ class Group {
   // The positions in `order` of the boxes that stay.
   const std::vector<int64_t>& keep(const T* boxes, const int64_t* order, int64_t count, T threshold,
                                    int64_t max_keep) {
-    using Columns = simd::BoxColumns<T>;
-    const int64_t words = (count + Columns::kStep - 1) / Columns::kStep;
-    const int64_t stride = words * Columns::kStep;
-    columns_.assign(6 * stride, 0);
-    T* c = columns_.data();
-    for (int64_t k = 0; k < count; ++k) {
-      const NmsBox<T> box(boxes + 4 * order[k]);
-      c[k] = box.x1, c[k + stride] = box.y1, c[k + 2 * stride] = box.x2;
-      c[k + 3 * stride] = box.y2, c[k + 4 * stride] = box.area;
-      c[k + 5 * stride] = share(box.area, threshold);
-    }
+    constexpr int64_t step = Columns::kStep;
+    const int64_t words = (count + step - 1) / step;
+    columns_.assign(6 * words * step, 0);
     dead_.assign(words, 0);
     if (count % 64) dead_.back() = ~uint64_t(0) << count % 64;
     keep_.resize(count);
-    const Columns columns{
-        c, c + stride, c + 2 * stride, c + 3 * stride, c + 4 * stride, c + 5 * stride};
-    keep_.resize(simd::nms_kernels().keep(T{})(columns, count, threshold, max_keep, dead_.data(),
-                                               keep_.data()));
+    const auto& kernel = simd::nms_kernels().of(T{});
+    simd::BoxStrips<T> strips;
+    const bool are_many = count >= kBoxesForStrips && count <= std::numeric_limits<int32_t>::max();
+    if (are_many && find_strips(boxes, order, count, &strips)) {
+      strips.boxes = fill(boxes, order, count, threshold, strips.place);
+      keep_.resize(
+          kernel.keep_of_strips(strips, count, threshold, max_keep, dead_.data(), keep_.data()));
+    } else {
+      const auto columns = fill(boxes, order, count, threshold, nullptr);
+      keep_.resize(kernel.keep(columns, count, threshold, max_keep, dead_.data(), keep_.data()));
+    }
     return keep_;
   }
 
  private:
+  using Columns = simd::BoxColumns<T>;
+  static constexpr int64_t kBoxesForStrips = 256;  // fewer are done sooner than strips are found
+
+  // Box `order[k]` goes to place[k], or to k.
+  Columns fill(const T* boxes, const int64_t* order, int64_t count, T threshold,
+               const int32_t* place) {
+    const int64_t stride = static_cast<int64_t>(columns_.size()) / 6;
+    T* c = columns_.data();
+    for (int64_t k = 0; k < count; ++k) {
+      const NmsBox<T> box(boxes + 4 * order[k]);
+      const T row[] = {box.x1, box.y1, box.x2, box.y2, box.area, share(box.area, threshold)};
+      for (int64_t r = 0; r < 6; ++r) c[r * stride + (place ? place[k] : k)] = row[r];
+    }
+    return {c, c + stride, c + 2 * stride, c + 3 * stride, c + 4 * stride, c + 5 * stride};
+  }
+
   // both / (a + b - both) > t where both > t / (1 + t) (a + b); 2^-20 less, for the roundings. What
   // is too small or negative for that, or NaN, never rules a pair out.
   static T share(T area, T threshold) {
@@ -93,9 +108,33 @@ class Group {
     return s >= std::numeric_limits<T>::min() ? s : -std::numeric_limits<T>::infinity();
   }
 
+  // False where there is no telling the boxes apart by x: all alike, or one at infinity.
+  bool find_strips(const T* boxes, const int64_t* order, int64_t count, simd::BoxStrips<T>* s) {
+    T left = boxes[4 * order[0]], right = left;
+    for (int64_t k = 1; k < count; ++k) {
+      const T x = boxes[4 * order[k]];
+      left = std::min(left, x), right = std::max(right, x);
+    }
+    s->count = static_cast<int32_t>(std::min<int64_t>(count / 4, 4096));
+    s->left = left;
+    s->per_unit = T(s->count) / (right - left);
+    s->slack = 4 * std::numeric_limits<T>::epsilon() * std::max(std::abs(left), std::abs(right));
+    if (!(right > left) || !std::isfinite(right - left) || !std::isfinite(s->per_unit))
+      return false;
+    first_.assign(s->count + 1, 0);
+    place_.resize(count);
+    for (int64_t k = 0; k < count; ++k) ++first_[s->first_of(boxes[4 * order[k]]) + 1];
+    for (int32_t i = 0; i < s->count; ++i) first_[i + 1] += first_[i];
+    next_ = first_;
+    for (int64_t k = 0; k < count; ++k) place_[k] = next_[s->first_of(boxes[4 * order[k]])]++;
+    s->place = place_.data(), s->first = first_.data();
+    return true;
+  }
+
   std::vector<T> columns_;
   std::vector<uint64_t> dead_;
   std::vector<int64_t> keep_;
+  std::vector<int32_t> place_, first_, next_;
 };
 
 template <typename T>

@@ -82,6 +82,27 @@ def test_same_indices_as_torchvision(dtype, threshold):
         assert torch.equal(batched_nms(boxes, scores, groups, threshold), order[kept[order]])
 
 
+SCENES = {  # boxes that are hard to tell apart by where they begin
+    "far away": lambda boxes: boxes + 1e6,
+    "around zero": lambda boxes: boxes - 60,
+    "tiny": lambda boxes: boxes * 1e-30,
+    "one column": lambda boxes: boxes * torch.tensor([0, 1, 1, 1]),
+    "one place": lambda boxes: boxes[:1].expand(len(boxes), 4),
+    "inside out": lambda boxes: torch.where(torch.rand(len(boxes), 1) < 0.5, boxes, boxes.flip(1)),
+    "one endless": lambda boxes: torch.cat([boxes[1:], torch.tensor([[-INF, 0, 9, 9]])]),
+    "one far off": lambda boxes: torch.cat([boxes[1:], torch.tensor([[0, 0, 3e38, 9]])]),
+}
+
+
+@pytest.mark.parametrize("scene", SCENES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.7, 1.0])
+def test_many_boxes_anywhere(scene, dtype, threshold):
+    boxes, scores, _ = crowd(600)
+    boxes = SCENES[scene](boxes.float()).to(dtype)
+    assert torch.equal(nms(boxes, scores, threshold), reference.nms(boxes, scores, threshold))
+
+
 @pytest.mark.parametrize("group", [0, 80, 10**4, 10**7, -(10**15), 2**63 - 1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_group_numbers_may_be_anything(group, dtype):

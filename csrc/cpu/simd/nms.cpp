@@ -59,6 +59,13 @@ DYNAMASK_INLINE uint64_t greater(Vec<T> a, Vec<T> b) {
 #endif
 }
 
+// a - b. Some processors add where they find minima and compare, and multiply elsewhere, so the
+// additions of this file are left to the multipliers.
+template <typename T>
+DYNAMASK_INLINE Vec<T> difference(Vec<T> a, Vec<T> b) {
+  return fma<T>(a, broadcast(T(1)), -b);
+}
+
 // The boxes of one word that were kept, to be held against all later ones.
 template <typename T>
 struct Kept {
@@ -82,8 +89,10 @@ DYNAMASK_INLINE uint64_t overlaps(const Kept<T>& kept, int first, const BoxColum
   const Vec<T> share = load(b.share + j);
   uint64_t bits = 0;
   for (int k = first; k < kept.count; ++k) {
-    const Vec<T> width = minimum(x2, broadcast(kept.x2[k])) - maximum(x1, broadcast(kept.x1[k]));
-    const Vec<T> height = minimum(y2, broadcast(kept.y2[k])) - maximum(y1, broadcast(kept.y1[k]));
+    const Vec<T> width =
+        difference<T>(minimum(x2, broadcast(kept.x2[k])), maximum(x1, broadcast(kept.x1[k])));
+    const Vec<T> height =
+        difference<T>(minimum(y2, broadcast(kept.y2[k])), maximum(y1, broadcast(kept.y1[k])));
     // without area where one of them is negative, and then not above a share either
     const Vec<T> at_most = maximum(width, zero) * height;
     if (greater<T>(at_most, share + kept.share[k])) {
@@ -121,9 +130,38 @@ int64_t keep(const BoxColumns<T>& boxes, int64_t count, T limit_, int64_t max_ke
   return total;
 }
 
+// With both > threshold (a + b - both), the part in common is at least threshold times as wide as
+// either box: so the other begins within these bounds, and no strip beyond them is looked at.
+template <typename T>
+int64_t keep_of_strips(const BoxStrips<T>& strips, int64_t count, T limit_, int64_t max_keep,
+                       uint64_t* dead, int64_t* keep) {
+  constexpr int64_t step = kLanes<T>;
+  constexpr uint64_t lanes = step < 64 ? (uint64_t(1) << step) - 1 : ~uint64_t(0);
+  const Vec<T> limit = broadcast(limit_);
+  const T before = (1 / limit_ - limit_) * T(1.0001), after = (1 - limit_) * T(1.0001);
+  const BoxColumns<T>& b = strips.boxes;
+  int64_t total = 0;
+  for (int64_t rank = 0; rank < count && total < max_keep; ++rank) {
+    const int64_t i = strips.place[rank];
+    if (dead[i / 64] >> i % 64 & 1) continue;
+    keep[total++] = rank;
+    dead[i / 64] |= uint64_t(1) << i % 64;
+    const T width = b.x2[i] - b.x1[i];
+    if (!(width > 0)) continue;
+    Kept<T> kept;
+    kept.add(b, i);
+    const int64_t begin = strips.first[strips.first_of(b.x1[i] - before * width - strips.slack)];
+    const int64_t end = strips.first[strips.last_of(b.x1[i] + after * width + strips.slack) + 1];
+    for (int64_t j = begin / step * step; j < end; j += step)
+      if (~dead[j / 64] >> j % 64 & lanes) dead[j / 64] |= overlaps(kept, 0, b, j, limit) << j % 64;
+  }
+  return total;
+}
+
 }  // namespace
 
 extern const NmsKernels nms_kernels;
-const NmsKernels nms_kernels = {&keep<float>, &keep<double>};
+const NmsKernels nms_kernels = {{&keep<float>, &keep_of_strips<float>},
+                                {&keep<double>, &keep_of_strips<double>}};
 
 }  // namespace dynamask::simd::DYNAMASK_VARIANT

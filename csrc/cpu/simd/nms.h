@@ -15,15 +15,43 @@ struct BoxColumns {
   const T* share;
 };
 
+// Boxes in strips by where they begin, so that what may overlap one too much lies side by side.
+template <typename T>
+struct BoxStrips {
+  BoxColumns<T> boxes;   // strip by strip
+  const int32_t* place;  // there, of the boxes by falling score
+  const int32_t* first;  // box of each strip, and the end
+  int32_t count;         // of strips
+  T left, per_unit;      // strip s begins at left + s / per_unit
+  T slack;               // for the rounding of coordinates
+
+  // The strip of x: the first and the last one it can be.
+  int32_t first_of(T x) const {
+    const T s = (x - left) * per_unit;
+    return s > 0 ? (s < T(count) ? static_cast<int32_t>(s) : count - 1) : 0;
+  }
+  int32_t last_of(T x) const {
+    const T s = (x - left) * per_unit;
+    return s < T(count) ? (s > 0 ? static_cast<int32_t>(s) : 0) : count - 1;
+  }
+};
+
+// Each writes the positions by score of the boxes that are kept, at most max_keep, and returns
+// their number. dead: a bit per box, set for those past the last one.
+template <typename T>
+struct NmsKernel {
+  // Boxes by falling score
+  int64_t (*keep)(const BoxColumns<T>& boxes, int64_t count, T threshold, int64_t max_keep,
+                  uint64_t* dead, int64_t* keep);
+  int64_t (*keep_of_strips)(const BoxStrips<T>& strips, int64_t count, T threshold,
+                            int64_t max_keep, uint64_t* dead, int64_t* keep);
+};
+
 struct NmsKernels {
-  // Writes the positions of the boxes that are kept, at most max_keep, and returns their number.
-  // dead: a bit per box, set for those that are out from the start and those past the last one.
-  int64_t (*keep_float)(const BoxColumns<float>& boxes, int64_t count, float threshold,
-                        int64_t max_keep, uint64_t* dead, int64_t* keep);
-  int64_t (*keep_double)(const BoxColumns<double>& boxes, int64_t count, double threshold,
-                         int64_t max_keep, uint64_t* dead, int64_t* keep);
-  auto keep(float) const { return keep_float; }
-  auto keep(double) const { return keep_double; }
+  NmsKernel<float> of_float;
+  NmsKernel<double> of_double;
+  const auto& of(float) const { return of_float; }
+  const auto& of(double) const { return of_double; }
 };
 
 }  // namespace dynamask::simd
