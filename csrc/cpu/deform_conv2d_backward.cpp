@@ -3,8 +3,9 @@
 namespace dynamask {
 namespace {
 
-constexpr int64_t kTilePixels = 96;
+constexpr int64_t kDataPixels = 144;
 constexpr int64_t kDataColumns = 256;
+constexpr int64_t kWeightPixels = 256;
 constexpr int64_t kWeightColumns = 128;  // less, since chunks are what threads share out
 
 // The weights of each group, chunk by chunk, as panels [out channel, panel of columns], the last
@@ -16,12 +17,19 @@ class PackedColumns {
                 int64_t panel)
       : chunks_(static_cast<int64_t>(chunks.size())), memory_(size(s, chunks, panel)) {
     T* to = memory_.data();
-    for (int64_t group = 0; group < s.groups; ++group)
+    const int64_t rows = s.group_out_channels(), columns = s.taps() * s.group_channels();
+    Scratch<T> reordered(rows * columns);  // [out channel, (tap, channel)]
+    for (int64_t group = 0; group < s.groups; ++group) {
+      for (int64_t o = 0; o < rows; ++o)
+        simd::transpose_kernels().of(T{}).run(weight + (group * rows + o) * columns, s.taps(),
+                                              reordered.data() + o * columns, s.group_channels(),
+                                              s.group_channels(), s.taps());
       for (const auto& chunk : chunks) {
         first_.push_back(to);
-        pack(s, weight, group, chunk, panel, to);
-        to += round_up(chunk.columns(), panel) * s.group_out_channels();
+        pack(reordered.data() + chunk.first_column, columns, rows, chunk.columns(), panel, to);
+        to += round_up(chunk.columns(), panel) * rows;
       }
+    }
   }
 
   const T* first(int64_t group, int64_t chunk) const { return first_[group * chunks_ + chunk]; }
@@ -34,18 +42,12 @@ class PackedColumns {
     return columns * s.out_channels;
   }
 
-  static void pack(const DeformConv2dShape& s, const T* weight, int64_t group,
-                   const ColumnChunk& chunk, int64_t panel, T* to) {
-    const int64_t rows = s.group_out_channels(), columns = s.taps() * s.group_channels();
-    const int64_t padded = round_up(chunk.columns(), panel);
-    for (int64_t o = 0; o < rows; ++o) {
-      const T* from = weight + (group * rows + o) * columns;
-      for (int64_t j = 0; j < padded; ++j) {
-        const int64_t k = chunk.first_tap + j / std::max<int64_t>(1, chunk.channels);
-        const int64_t c = chunk.first_channel + j % std::max<int64_t>(1, chunk.channels);
-        to[j / panel * rows * panel + o * panel + j % panel] =
-            j < chunk.columns() ? from[c * s.taps() + k] : T(0);
-      }
+  static void pack(const T* from, int64_t from_row, int64_t rows, int64_t columns, int64_t panel,
+                   T* to) {
+    for (int64_t j = 0; j < columns; j += panel, to += rows * panel) {
+      if (columns - j < panel) std::fill_n(to, rows * panel, T(0));
+      simd::transpose_kernels().of(T{}).copy(from + j, from_row, to, panel, rows,
+                                             std::min(panel, columns - j));
     }
   }
 
@@ -73,16 +75,6 @@ struct WeightSums {
       : group(group), chunk(chunk), sums(s.group_out_channels() * columns_row<T>(chunk.columns())) {
     sums.fill_with_zeros();
   }
-
-  void store(const DeformConv2dShape& s, T* grad_weight) const {
-    const int64_t rows = s.group_out_channels(), row = columns_row<T>(chunk.columns());
-    for (int64_t o = 0; o < rows; ++o)
-      for (int64_t k = 0; k < chunk.taps; ++k)
-        for (int64_t c = 0; c < chunk.channels; ++c)
-          grad_weight[((group * rows + o) * s.group_channels() + chunk.first_channel + c) *
-                          s.taps() +
-                      chunk.first_tap + k] = sums.data()[o * row + k * chunk.channels + c];
-  }
 };
 
 template <typename T>
@@ -99,7 +91,8 @@ class Backward {
         to_(gradients),
         gemm_(simd::gemm_kernels().of(T(0))),
         kernel_(simd::deform_conv2d_kernels().of(T(0))),
-        tiles_(s.out_pixels(), kTilePixels),
+        data_tiles_(s.out_pixels(), kDataPixels),
+        weight_tiles_(s.out_pixels(), kWeightPixels),
         chunks_(column_chunks(s, kDataColumns)) {
     if (needs_data()) weight_.emplace(s, chunks_, weight, gemm_.panel);
     if (to_.weight)
@@ -130,7 +123,7 @@ class Backward {
                        run_weight(images, n, count, *weight_sums_[i]);
                    });
     }
-    for (const auto& sums : weight_sums_) sums->store(s_, to_.weight);
+    if (to_.weight) store_weight();
   }
 
  private:
@@ -140,34 +133,36 @@ class Backward {
   // The gradients of the input, the offsets and the mask of image n: what its columns would get.
   void run_data(const RingedImages<T>& images, RingedImages<T>& grad_images, int64_t n,
                 int64_t slot) {
-    TapReader<T> reader(s_, offset_, mask_, tiles_.size);
+    TapReader<T> reader(s_, offset_, mask_, data_tiles_.size);
     int64_t widest = 0;
     for (const auto& chunk : chunks_) widest = std::max(widest, chunk.columns());
     const int64_t planes = s_.offset_groups * s_.taps();
-    Scratch<T> columns(tiles_.size * columns_row<T>(widest)), products(tiles_.size * 4);
-    Scratch<T> offset_planes(needs_products() ? 2 * planes * tiles_.size : 0);
-    Scratch<T> mask_planes(needs_products() && mask_ ? planes * tiles_.size : 0);
+    Scratch<T> columns(data_tiles_.size * columns_row<T>(widest)), products(data_tiles_.size * 4);
+    Scratch<T> offset_planes(needs_products() ? 2 * planes * data_tiles_.size : 0);
+    Scratch<T> grad(grad_.channels_last() ? 0 : data_tiles_.size * s_.out_channels);
+    Scratch<T> mask_planes(needs_products() && mask_ ? planes * data_tiles_.size : 0);
     if (to_.input) grad_images.fill_with_zeros(slot);
-    for (int64_t tile = 0; tile < tiles_.count; ++tile) {
-      const int64_t first = tiles_.begin(tile), pixels = tiles_.length(tile);
+    for (int64_t tile = 0; tile < data_tiles_.count; ++tile) {
+      const int64_t first = data_tiles_.begin(tile), pixels = data_tiles_.length(tile);
+      const Rows grad_rows = rows_of_grad(n, first, pixels, grad.data());
       reader.start(n, first, pixels);
       offset_planes.fill_with_zeros();
       mask_planes.fill_with_zeros();
       for (int64_t group = 0; group < s_.groups; ++group)
         for (size_t i = 0; i < chunks_.size(); ++i) {
           const int64_t row = columns_row<T>(chunks_[i].columns());
-          multiply_by_weight(n, first, pixels, group, i, columns.data(), row);
+          multiply_by_weight(grad_rows, group, i, pixels, columns.data(), row);
           reader.for_each_run(
               group, chunks_[i],
               [&](auto& tap, auto& reads, auto plane, auto channel, auto count, auto column) {
                 const T* grad = columns.data() + column;
                 if (needs_products()) {
-                  T* grad_y = offset_planes.data() + 2 * plane * tiles_.size;
-                  T* grad_mask = mask_planes.data() + plane * tiles_.size;
+                  T* grad_y = offset_planes.data() + 2 * plane * data_tiles_.size;
+                  T* grad_mask = mask_planes.data() + plane * data_tiles_.size;
                   kernel_.multiply(reads, pixels, images.channels(slot, channel, count), grad, row,
                                    products.data());
-                  kernel_.add_offset_gradients(tap, products.data(), grad_y, grad_y + tiles_.size,
-                                               grad_mask);
+                  kernel_.add_offset_gradients(tap, products.data(), grad_y,
+                                               grad_y + data_tiles_.size, grad_mask);
                 }
                 if (to_.input)
                   kernel_.scatter(reads, pixels, grad, row,
@@ -181,26 +176,38 @@ class Backward {
       for (int64_t y = 0; y < s_.height; ++y) grad_images.copy_row_to(*to_.input, n, slot, y);
   }
 
-  // columns[p, (k, c)] = sum over out channels o of grad[n, o, p] * weight[o, c, k]
-  void multiply_by_weight(int64_t n, int64_t first, int64_t pixels, int64_t group, size_t chunk,
-                          T* columns, int64_t row) {
+  struct Rows {
+    const T* data;
+    int64_t row;
+  };
+
+  // A tile of pixels of the incoming gradient, [pixels, out channels]: in place or in `memory`.
+  Rows rows_of_grad(int64_t n, int64_t first, int64_t pixels, T* memory) const {
+    const T* from = grad_.image(n) + first * grad_.pixel_stride;
+    if (grad_.channels_last()) return {from, grad_.channels};
+    simd::transpose_kernels().of(T{}).run(from, grad_.channel_stride, memory, grad_.channels,
+                                          grad_.channels, pixels);
+    return {memory, grad_.channels};
+  }
+
+  // columns[p, (k, c)] = sum over out channels o of grad[p, o] * weight[o, c, k]
+  void multiply_by_weight(const Rows& grad, int64_t group, size_t chunk, int64_t pixels, T* columns,
+                          int64_t row) {
     const int64_t depth = s_.group_out_channels();
-    gemm_.run({pixels, chunks_[chunk].columns(), depth,
-               grad_.image(n) + first * grad_.pixel_stride + group * depth * grad_.channel_stride,
-               grad_.pixel_stride, grad_.channel_stride,
+    gemm_.run({pixels, chunks_[chunk].columns(), depth, grad.data + group * depth, grad.row, 1,
                weight_->first(group, static_cast<int64_t>(chunk)), depth * gemm_.panel, gemm_.panel,
                nullptr, 0, columns, row});
   }
 
   void run_weight(const RingedImages<T>& images, int64_t first_image, int64_t count,
                   WeightSums<T>& to) {
-    TapReader<T> reader(s_, offset_, mask_, tiles_.size);
+    TapReader<T> reader(s_, offset_, mask_, weight_tiles_.size);
     const int64_t row = columns_row<T>(to.chunk.columns()), rows = s_.group_out_channels();
-    Scratch<T> columns(tiles_.size * row);
+    Scratch<T> columns(weight_tiles_.size * row);
     columns.fill_with_zeros();  // the product reads, and ignores, the end of the last panel
     for (int64_t slot = 0; slot < count; ++slot)
-      for (int64_t tile = 0; tile < tiles_.count; ++tile) {
-        const int64_t first = tiles_.begin(tile), pixels = tiles_.length(tile);
+      for (int64_t tile = 0; tile < weight_tiles_.count; ++tile) {
+        const int64_t first = weight_tiles_.begin(tile), pixels = weight_tiles_.length(tile);
         reader.start(first_image + slot, first, pixels);
         reader.gather(images, slot, to.group, to.chunk, columns.data(), row);
         gemm_.run({rows, to.chunk.columns(), pixels,
@@ -211,15 +218,32 @@ class Backward {
       }
   }
 
+  // From the sums' [out channel, (tap, channel)] to [out channel, channel, tap].
+  void store_weight() {
+    const int64_t rows = s_.group_out_channels(), columns = s_.taps() * s_.group_channels();
+    parallel_for(0, s_.out_channels, 16, [&](int64_t begin, int64_t end) {
+      Scratch<T> all(columns);
+      for (int64_t o = begin; o < end; ++o) {
+        for (const auto& sums : weight_sums_)
+          if (sums->group == o / rows)
+            std::copy_n(sums->sums.data() + o % rows * columns_row<T>(sums->chunk.columns()),
+                        sums->chunk.columns(), all.data() + sums->chunk.first_column);
+        simd::transpose_kernels().of(T{}).run(all.data(), s_.group_channels(),
+                                              to_.weight + o * columns, s_.taps(), s_.taps(),
+                                              s_.group_channels());
+      }
+    });
+  }
+
   void store_planes(const T* planes, const Images<T>& to, int64_t n, int64_t first,
                     int64_t pixels) {
     T* out = to.image(n) + first * to.pixel_stride;
     if (to.channels_last())
-      simd::transpose_kernels().of(T(0)).run(planes, tiles_.size, out, to.channels, to.channels,
-                                             pixels);
+      simd::transpose_kernels().of(T(0)).run(planes, data_tiles_.size, out, to.channels,
+                                             to.channels, pixels);
     else
       for (int64_t c = 0; c < to.channels; ++c)
-        std::copy_n(planes + c * tiles_.size, pixels, out + c * to.channel_stride);
+        std::copy_n(planes + c * data_tiles_.size, pixels, out + c * to.channel_stride);
   }
 
   const DeformConv2dShape s_;
@@ -229,7 +253,7 @@ class Backward {
   const Gradients<T> to_;
   const simd::GemmKernel<T>& gemm_;
   const simd::DeformConv2dKernel<T>& kernel_;
-  const PixelTiles tiles_;
+  const PixelTiles data_tiles_, weight_tiles_;
   const std::vector<ColumnChunk> chunks_;
   std::optional<PackedColumns<T>> weight_;
   std::vector<std::unique_ptr<WeightSums<T>>> weight_sums_;

@@ -8,6 +8,7 @@
 
 #include "cpu/scratch.h"
 #include "cpu/simd/gemm.h"
+#include "cpu/simd/transpose.h"
 #include "cpu/tensor.h"
 #include "ops/deform_conv2d.h"
 
@@ -69,20 +70,26 @@ class PackedWeight {
   }
 
  private:
-  static constexpr int64_t kTurns = kInterleaved<T>;
-
   void pack(const DeformConv2dShape& s, const T* weight, int64_t group, int64_t panel) {
     T* to = memory_.data() + group * group_ + panel * panel_size();
     const int64_t first = panel * panel_, taps = s.taps(), channels = s.group_channels();
     const int64_t count = std::min(panel_, s.group_out_channels() - first);
-    const T* from = weight + (group * s.group_out_channels() + first) * channels * taps;
-    if (count < panel_ || channels < tap_columns<T>(s)) std::fill_n(to, panel_size(), T{});
-    for (int64_t k = 0; k < taps; ++k)
-      for (int64_t c = 0; c < channels; ++c) {
-        const int64_t column = k * tap_columns<T>(s) + c;
-        T* row = to + column / kTurns * kTurns * panel_ + column % kTurns;
-        for (int64_t o = 0; o < count; ++o) row[o * kTurns] = from[(o * channels + c) * taps + k];
-      }
+    if (count < panel_) std::fill_n(to, panel_size(), T{});
+    Scratch<T> rows(count * columns_);  // (tap, channel) of each out channel
+    if (channels < tap_columns<T>(s)) rows.fill_with_zeros();
+    for (int64_t o = 0; o < count; ++o)
+      simd::transpose_kernels().of(T{}).run(
+          weight + (group * s.group_out_channels() + first + o) * channels * taps, taps,
+          rows.data() + o * columns_, tap_columns<T>(s), channels, taps);
+    transpose(rows.data(), to, count);
+  }
+
+  // Rows of columns to columns of rows; pairs of bf16 stay together, as if they were one fp32.
+  void transpose(const T* rows, T* to, int64_t count) {
+    using Whole = std::conditional_t<std::is_same_v<T, double>, double, float>;
+    const int64_t columns = columns_ / kInterleaved<T>;
+    simd::transpose_kernels().of(Whole{}).run(reinterpret_cast<const Whole*>(rows), columns,
+                                              reinterpret_cast<Whole*>(to), panel_, count, columns);
   }
 
   int64_t out_channels_, columns_, group_, panel_;

@@ -41,11 +41,10 @@ void block(int64_t depth, const BFloat16* a, int64_t a_row, const BFloat16* b, c
   }
 }
 
-// Rows of one panel of columns from row i on, at most kRows of them.
 template <int Rows = kRows>
-void rows_of(const Bf16Gemm& g, int64_t i, int64_t j) {
+void block_of(const Bf16Gemm& g, int64_t i, int64_t rows, int64_t j) {
   if constexpr (Rows > 0) {
-    if (g.rows - i < Rows) return rows_of<Rows - 1>(g, i, j);
+    if (rows < Rows) return block_of<Rows - 1>(g, i, rows, j);
     block<Rows>(g.depth, g.a + i * g.a_row, g.a_row, g.b + j / kPanel * g.b_panel,
                 g.init ? g.init + i * g.init_row + j : nullptr, g.init_row,
                 g.out + i * g.out_row + j, g.out_row);
@@ -53,8 +52,12 @@ void rows_of(const Bf16Gemm& g, int64_t i, int64_t j) {
 }
 
 void gemm(const Bf16Gemm& g) {
+  const int64_t blocks = (g.rows + kRows - 1) / kRows;
   for (int64_t j = 0; j < g.columns; j += kPanel)
-    for (int64_t i = 0; i < g.rows; i += kRows) rows_of(g, i, j);
+    for (int64_t n = 0; n < blocks; ++n) {
+      const int64_t i = n * g.rows / blocks;
+      block_of(g, i, (n + 1) * g.rows / blocks - i, j);
+    }
 }
 
 }  // namespace
