@@ -1,4 +1,5 @@
 #include "cpu/deform_conv2d.h"
+#include "cpu/large_pages.h"
 
 namespace dynamask {
 namespace {
@@ -17,18 +18,18 @@ class PackedColumns {
                 int64_t panel)
       : chunks_(static_cast<int64_t>(chunks.size())), memory_(size(s, chunks, panel)) {
     T* to = memory_.data();
-    const int64_t rows = s.group_out_channels(), columns = s.taps() * s.group_channels();
-    Scratch<T> reordered(rows * columns);  // [out channel, (tap, channel)]
-    for (int64_t group = 0; group < s.groups; ++group) {
-      for (int64_t o = 0; o < rows; ++o)
-        simd::transpose_kernels().of(T{}).run(weight + (group * rows + o) * columns, s.taps(),
-                                              reordered.data() + o * columns, s.group_channels(),
-                                              s.group_channels(), s.taps());
+    for (int64_t group = 0; group < s.groups; ++group)
       for (const auto& chunk : chunks) {
         first_.push_back(to);
-        pack(reordered.data() + chunk.first_column, columns, rows, chunk.columns(), panel, to);
-        to += round_up(chunk.columns(), panel) * rows;
+        to += round_up(chunk.columns(), panel) * s.group_out_channels();
       }
+    const int64_t columns = s.taps() * s.group_channels();
+    Scratch<T> row(columns);  // of an out channel: (tap, channel)
+    for (int64_t o = 0; o < s.out_channels; ++o) {
+      simd::transpose_kernels().of(T{}).run(weight + o * columns, s.taps(), row.data(),
+                                            s.group_channels(), s.group_channels(), s.taps());
+      for (int64_t i = 0; i < chunks_; ++i)
+        store(s, row.data(), o, chunks[i], panel, first_[o / s.group_out_channels() * chunks_ + i]);
     }
   }
 
@@ -42,18 +43,20 @@ class PackedColumns {
     return columns * s.out_channels;
   }
 
-  static void pack(const T* from, int64_t from_row, int64_t rows, int64_t columns, int64_t panel,
-                   T* to) {
-    for (int64_t j = 0; j < columns; j += panel, to += rows * panel) {
-      if (columns - j < panel) std::fill_n(to, rows * panel, T(0));
-      simd::transpose_kernels().of(T{}).copy(from + j, from_row, to, panel, rows,
-                                             std::min(panel, columns - j));
+  static void store(const DeformConv2dShape& s, const T* row, int64_t o, const ColumnChunk& chunk,
+                    int64_t panel, T* to) {
+    const int64_t rows = s.group_out_channels();
+    to += o % rows * panel;
+    for (int64_t j = 0; j < chunk.columns(); j += panel, to += rows * panel) {
+      const int64_t count = std::min(panel, chunk.columns() - j);
+      std::copy_n(row + chunk.first_column + j, count, to);
+      std::fill_n(to + count, panel - count, T(0));
     }
   }
 
   int64_t chunks_;
   Scratch<T> memory_;
-  std::vector<const T*> first_;
+  std::vector<T*> first_;
 };
 
 template <typename T>
@@ -262,8 +265,10 @@ class Backward {
 // A gradient in the compute dtype and the layout of `like`; empty if nobody asked for it.
 Tensor gradient(const Tensor& like, bool needed) {
   if (!needed) return empty(like, {0}, like.scalar_type());
-  return empty_images(like, like.size(0), like.size(1), like.size(2), like.size(3),
-                      is_channels_last(like));
+  auto grad = empty_images(like, like.size(0), like.size(1), like.size(2), like.size(3),
+                           is_channels_last(like));
+  ask_for_large_pages(grad);
+  return grad;
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
