@@ -23,7 +23,7 @@ STABLE_TORCH_LIBRARY(dynamask, m) {
       "int sampling_ratio, bool aligned) -> Tensor");
   m.def(
       "roi_align_backward(Tensor grad, Tensor boxes, SymInt[] input_size, float spatial_scale, "
-      "int sampling_ratio, bool aligned, bool channels_last) -> Tensor");
+      "int sampling_ratio, bool aligned, bool channels_last, bool deterministic) -> Tensor");
   m.def(
       "multiscale_roi_align(Tensor[] features, Tensor boxes, SymInt[] output_size, float[] scales, "
       "int sampling_ratio, bool aligned, str level_rule, float canonical_scale, "
@@ -31,7 +31,7 @@ STABLE_TORCH_LIBRARY(dynamask, m) {
   m.def(
       "multiscale_roi_align_backward(Tensor grad, Tensor boxes, SymInt batch, SymInt[] sizes, "
       "float[] scales, int sampling_ratio, bool aligned, str level_rule, float canonical_scale, "
-      "int canonical_level, bool channels_last) -> Tensor[]");
+      "int canonical_level, bool channels_last, bool deterministic) -> Tensor[]");
   m.def("nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor");
   m.def("batched_nms(Tensor boxes, Tensor scores, Tensor idxs, float iou_threshold) -> Tensor");
   m.def(

@@ -117,13 +117,11 @@ def test_native_code_uses_the_stable_abi_only():
 
 
 def test_every_cuda_kernel_runs_under_sanitizers():
-    for path in tracked("csrc/cuda/*.cu"):
-        for place in (
-            "csrc/cuda/{}.cuh",
-            "csrc/hostcuda/{}.cpp",
-            "tests/hostcuda/test_{}.py",
-        ):
+    for path in tracked("csrc/cuda/*.cuh"):
+        for place in ("csrc/hostcuda/{}.cpp", "tests/hostcuda/test_{}.py"):
             assert (ROOT / place.format(path.stem)).exists(), place.format(path.stem)
+    for path in tracked("csrc/cuda/*.cu"):
+        assert "__global__" not in path.read_text(), path
 
 
 def test_formulas_and_device_kernels_know_no_tensors():

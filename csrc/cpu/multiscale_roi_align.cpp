@@ -29,7 +29,7 @@ std::vector<Tensor> multiscale_roi_align_backward(const Tensor& grad, const Tens
                                                   int64_t sampling_ratio, bool aligned,
                                                   const std::string& level_rule,
                                                   double canonical_scale, int64_t canonical_level,
-                                                  bool channels_last) {
+                                                  bool channels_last, bool /*deterministic*/) {
   return of_pyramid(scales, sampling_ratio, aligned, level_rule, canonical_scale, canonical_level)
       .backward(grad, boxes, batch, sizes, channels_last);
 }

@@ -17,7 +17,8 @@ Tensor roi_align(const Tensor& input, const Tensor& boxes, const std::vector<int
 
 Tensor roi_align_backward(const Tensor& grad, const Tensor& boxes,
                           const std::vector<int64_t>& input_size, double spatial_scale,
-                          int64_t sampling_ratio, bool aligned, bool channels_last) {
+                          int64_t sampling_ratio, bool aligned, bool channels_last,
+                          bool /*deterministic*/) {
   return of_one_map(spatial_scale, sampling_ratio, aligned)
       .backward(grad, boxes, input_size[0], {input_size[2], input_size[3]}, channels_last)[0];
 }

@@ -23,6 +23,7 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
+#define __grid_constant__
 #define __launch_bounds__(...)
 #define __shared__ static
 
@@ -32,8 +33,13 @@ struct dim3 {
   unsigned count() const { return x * y * z; }
 };
 
+using std::fabs;
+using std::frexp;
+using std::ldexp;
 using std::max;
+using std::memcpy;
 using std::min;
+using std::rint;
 
 inline thread_local dim3 threadIdx, blockIdx;
 inline dim3 blockDim, gridDim;

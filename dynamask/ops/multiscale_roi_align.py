@@ -191,7 +191,7 @@ def _(features, boxes, output_size, *options):
 def _(grad, boxes, batch, sizes, scales, *options):
     heights_and_widths = zip(sizes[::2], sizes[1::2])
     return [
-        new_empty(grad, [batch, grad.shape[1], h, w], options[-1]) for h, w in heights_and_widths
+        new_empty(grad, [batch, grad.shape[1], h, w], options[-2]) for h, w in heights_and_widths
     ]
 
 
@@ -205,15 +205,16 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, grad):
     (boxes,) = ctx.saved_tensors
+    deterministic = torch.are_deterministic_algorithms_enabled()
     grad_features = torch.ops.dynamask.multiscale_roi_align_backward(
-        grad, boxes, ctx.batch, ctx.sizes, *ctx.options, ctx.channels_last
+        grad, boxes, ctx.batch, ctx.sizes, *ctx.options, ctx.channels_last, deterministic
     )
     return grad_features, *[None] * 8
 
 
 # linear in the features, so the gradient of its gradient is the operator itself
 def _setup_double(ctx, inputs, output):
-    grad, boxes, _, _, *options, _ = inputs
+    grad, boxes, _, _, *options, _, _ = inputs
     ctx.save_for_backward(boxes)
     ctx.output_size, ctx.options = grad.shape[2:], options
 
@@ -221,7 +222,7 @@ def _setup_double(ctx, inputs, output):
 def _double_backward(ctx, grads):
     (boxes,) = ctx.saved_tensors
     grad_grad = torch.ops.dynamask.multiscale_roi_align(grads, boxes, ctx.output_size, *ctx.options)
-    return grad_grad, *[None] * 10
+    return grad_grad, *[None] * 11
 
 
 torch.library.register_autograd(

@@ -84,7 +84,9 @@ def _(input, boxes, output_size, spatial_scale, sampling_ratio, aligned):
 
 
 @torch.library.register_fake("dynamask::roi_align_backward")
-def _(grad, boxes, input_size, spatial_scale, sampling_ratio, aligned, channels_last):
+def _(
+    grad, boxes, input_size, spatial_scale, sampling_ratio, aligned, channels_last, deterministic
+):
     return new_empty(grad, input_size, channels_last)
 
 
@@ -97,15 +99,16 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, grad):
     (boxes,) = ctx.saved_tensors
+    deterministic = torch.are_deterministic_algorithms_enabled()
     grad_input = torch.ops.dynamask.roi_align_backward(
-        grad, boxes, ctx.input_size, *ctx.options, ctx.channels_last
+        grad, boxes, ctx.input_size, *ctx.options, ctx.channels_last, deterministic
     )
     return grad_input, None, None, None, None, None
 
 
 # roi_align is linear in the input, so the gradient of its gradient is roi_align itself
 def _setup_double(ctx, inputs, output):
-    grad, boxes, _, *options, _ = inputs
+    grad, boxes, _, *options, _, _ = inputs
     ctx.save_for_backward(boxes)
     ctx.output_size, ctx.options = grad.shape[2:], options
 
@@ -113,7 +116,7 @@ def _setup_double(ctx, inputs, output):
 def _double_backward(ctx, grad):
     (boxes,) = ctx.saved_tensors
     grad_grad = torch.ops.dynamask.roi_align(grad, boxes, ctx.output_size, *ctx.options)
-    return grad_grad, None, None, None, None, None, None
+    return grad_grad, None, None, None, None, None, None, None
 
 
 torch.library.register_autograd("dynamask::roi_align", _backward, setup_context=_setup_context)

@@ -29,7 +29,7 @@ class HostCuda:
             assert right in text, f"{stem}.cuh has no {right!r} to plant a fault in"
             text = text.replace(right, wrong, 1)
         kernel.write_text(text)
-        build = [COMPILER, "-std=c++20", "-O1", "-g", "-pthread", "-fno-sanitize-recover"]
+        build = [COMPILER, "-std=c++20", "-g", "-pthread", "-fno-sanitize-recover"]
         build += [f"-fsanitize={SANITIZERS[sanitizer]}", f"-I{source}"]
         built = subprocess.run(
             [*build, source / f"hostcuda/{stem}.cpp", "-o", self.program],
@@ -73,13 +73,18 @@ def split(data: bytes, like: list[torch.Tensor]) -> list[torch.Tensor]:
     return arrays
 
 
-@pytest.fixture
-def hostcuda(tmp_path):
-    """Builds a driver: ``hostcuda("bucket_rois", "threads", {right: wrong})``."""
+@pytest.fixture(scope="session")
+def hostcuda(tmp_path_factory):
+    """Builds a driver, once: ``hostcuda("bucket_rois", "threads", {right: wrong})``."""
     if COMPILER is None:
         pytest.skip("needs a C++ compiler")
+    built = {}
 
     def build(stem: str, sanitizer: str, faults: dict[str, str] | None = None) -> HostCuda:
-        return HostCuda(stem, sanitizer, tmp_path, faults or {})
+        key = (stem, sanitizer, *sorted((faults or {}).items()))
+        if key not in built:
+            folder = tmp_path_factory.mktemp(stem)
+            built[key] = HostCuda(stem, sanitizer, folder, faults or {})
+        return built[key]
 
     return build

@@ -231,7 +231,7 @@ def test_registration(layout):
     grad = torch.randn(6, 3, 2, 3, dtype=torch.float64, requires_grad=True)
     assert_op_is_registered(
         torch.ops.dynamask.multiscale_roi_align_backward.default,
-        (grad, boxes, 2, sizes, *options, last),
+        (grad, boxes, 2, sizes, *options, last, False),
     )
 
 

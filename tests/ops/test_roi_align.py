@@ -219,7 +219,7 @@ def test_registration(layout):
     last = layout == torch.channels_last
     assert_op_is_registered(
         torch.ops.dynamask.roi_align_backward.default,
-        (grad, boxes, [2, 5, 10, 13], scale, 2, True, last),
+        (grad, boxes, [2, 5, 10, 13], scale, 2, True, last, False),
     )
 
 
@@ -264,5 +264,5 @@ def test_a_kernel_called_directly_stays_inside():
         x = X.contiguous(memory_format=layout)
         assert not torch.ops.dynamask.roi_align(x, bad, [2, 2], 1.0, 2, False).any()
         grad = torch.ones(2, 3, 2, 2)
-        args = (grad, bad, x.shape, 1.0, 2, False, layout == torch.channels_last)
+        args = (grad, bad, x.shape, 1.0, 2, False, layout == torch.channels_last, False)
         assert not torch.ops.dynamask.roi_align_backward(*args).any()

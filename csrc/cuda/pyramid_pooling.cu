@@ -1,0 +1,165 @@
+#include "cuda/pyramid_pooling.h"
+
+namespace dynamask::cuda {
+namespace {
+
+using torch::headeronly::MemoryFormat;
+
+MemoryFormat format_of(bool rows) {
+  return rows ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+}
+
+// As torch has it: a dimension of size 1 has no say, and what is contiguous either way is NCHW.
+bool is_channels_last(const Tensor& t) {
+  if (t.numel() == 0 || t.is_contiguous()) return false;
+  int64_t stride = 1;
+  for (const int d : {1, 3, 2, 0}) {
+    if (t.size(d) != 1 && t.stride(d) != stride) return false;
+    stride *= t.size(d);
+  }
+  return true;
+}
+
+Tensor empty_maps(const Tensor& like, std::vector<int64_t> sizes, ScalarType dtype, bool rows) {
+  return torch::stable::empty(sizes, dtype, std::nullopt, like.device(), std::nullopt,
+                              format_of(rows));
+}
+
+ScalarType sum_dtype(const Tensor& t) {
+  return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+template <typename F>
+void with_storage_type(const Tensor& t, F&& f) {
+  switch (t.scalar_type()) {
+    case ScalarType::Double:
+      return f(double{}, double{});
+    case ScalarType::Float:
+      return f(float{}, float{});
+    case ScalarType::Half:
+      return f(Float16{}, float{});
+    case ScalarType::BFloat16:
+      return f(BFloat16{}, float{});
+    default:
+      STD_TORCH_CHECK(false, "roi_align: expected features of a floating dtype");
+  }
+}
+
+template <typename T>
+RoiPooling<T> as_kernels_see_it(const PyramidPooling& pooling, const Tensor& boxes, int64_t batch,
+                                int64_t channels, int64_t height, int64_t width,
+                                const std::vector<int64_t>& sizes) {
+  RoiPooling<T> a{};
+  a.boxes = boxes.const_data_ptr<T>();
+  a.rois = boxes.size(0), a.batch = batch, a.channels = channels;
+  a.bins_y = height, a.bins_x = width;
+  a.sampling_ratio = pooling.sampling_ratio, a.aligned = pooling.aligned, a.rule = pooling.rule;
+  const auto levels = static_cast<int64_t>(pooling.scales.size());
+  STD_TORCH_CHECK(levels <= kMaxLevels, "multiscale_roi_align: expected at most ", kMaxLevels,
+                  " maps, got ", levels);
+  for (int64_t l = 0; l < levels; ++l) {
+    a.heights[l] = sizes[2 * l], a.widths[l] = sizes[2 * l + 1];
+    a.scales[l] = static_cast<T>(pooling.scales[l]);
+  }
+  return a;
+}
+
+template <typename T>
+struct Gradients {
+  const Device& device;
+  const RoiPooling<T>& pooling;
+  const Tensor& grad;
+  bool rows;
+
+  template <typename S>
+  void add_freely(const std::vector<Tensor>& maps) const {
+    Maps<T> to{};
+    for (size_t l = 0; l < maps.size(); ++l) to.level[l] = maps[l].mutable_data_ptr<T>();
+    launch_roi_align_backward(device.stream, pooling, static_cast<const S*>(grad.data_ptr()),
+                              FreeSums<T>{}, to, rows);
+  }
+
+  template <typename S>
+  void add_in_any_order(const std::vector<Tensor>& maps) const {
+    const S* from = static_cast<const S*>(grad.data_ptr());
+    const auto largest = torch::stable::new_zeros(grad, {1}, sum_dtype(grad));
+    const int64_t count = grad.numel();
+    launch(device.stream, std::min<int64_t>(1024, ceil_divide(count, kPoolThreads)), kPoolThreads,
+           largest_magnitude<S, T>, from, count, largest.mutable_data_ptr<T>());
+    const FixedSums<T> sums{largest.const_data_ptr<T>(), bits_of_fixed_sums(pooling)};
+    std::vector<Tensor> whole;
+    Maps<unsigned long long> to{};
+    for (size_t l = 0; l < maps.size(); ++l) {
+      whole.push_back(torch::stable::new_zeros(grad, {maps[l].numel()}, ScalarType::Long));
+      to.level[l] = reinterpret_cast<unsigned long long*>(whole[l].mutable_data_ptr<int64_t>());
+    }
+    launch_roi_align_backward(device.stream, pooling, from, sums, to, rows);
+    for (size_t l = 0; l < maps.size(); ++l)
+      if (const int64_t numel = maps[l].numel(); numel > 0)
+        launch(device.stream, ceil_divide(numel, kPoolThreads), kPoolThreads, from_fixed_sums<T, T>,
+               to.level[l], numel, sums, maps[l].mutable_data_ptr<T>());
+  }
+};
+
+}  // namespace
+
+Tensor PyramidPooling::forward(const std::vector<Tensor>& features_, const Tensor& boxes_,
+                               int64_t height, int64_t width) const {
+  const Tensor& first = features_[0];
+  const Device device(first);
+  const bool rows = is_channels_last(first);
+  std::vector<Tensor> features;
+  std::vector<int64_t> sizes;
+  for (const Tensor& f : features_) {
+    features.push_back(torch::stable::contiguous(f, format_of(rows)));
+    sizes.insert(sizes.end(), {f.size(2), f.size(3)});
+  }
+  const auto boxes = contiguous(to(boxes_, sum_dtype(first)));
+  const int64_t channels = first.size(1);
+  const auto out =
+      empty_maps(first, {boxes.size(0), channels, height, width}, first.scalar_type(), rows);
+  if (out.numel() == 0) return out;
+  with_storage_type(first, [&](auto s, auto t) {
+    using S = decltype(s);
+    using T = decltype(t);
+    const auto a =
+        as_kernels_see_it<T>(*this, boxes, first.size(0), channels, height, width, sizes);
+    Maps<const S> maps{};
+    for (size_t l = 0; l < features.size(); ++l)
+      maps.level[l] = static_cast<const S*>(features[l].data_ptr());
+    launch_roi_align(device.stream, a, maps, static_cast<S*>(out.data_ptr()), rows);
+  });
+  return out;
+}
+
+std::vector<Tensor> PyramidPooling::backward(const Tensor& grad_, const Tensor& boxes_,
+                                             int64_t batch, const std::vector<int64_t>& sizes,
+                                             bool channels_last, bool deterministic) const {
+  const Device device(grad_);
+  const auto dtype = sum_dtype(grad_);
+  const auto boxes = contiguous(to(boxes_, dtype));
+  const auto grad = torch::stable::contiguous(grad_, format_of(channels_last));
+  const int64_t channels = grad.size(1);
+  std::vector<Tensor> maps;
+  for (size_t l = 0; l < sizes.size(); l += 2) {
+    maps.push_back(
+        empty_maps(grad, {batch, channels, sizes[l], sizes[l + 1]}, dtype, channels_last));
+    torch::stable::zero_(maps.back());
+  }
+  if (grad.numel() > 0)
+    with_storage_type(grad, [&](auto s, auto t) {
+      using S = decltype(s);
+      using T = decltype(t);
+      const auto a =
+          as_kernels_see_it<T>(*this, boxes, batch, channels, grad.size(2), grad.size(3), sizes);
+      const Gradients<T> gradients{device, a, grad, channels_last};
+      if (deterministic)
+        gradients.template add_in_any_order<S>(maps);
+      else
+        gradients.template add_freely<S>(maps);
+    });
+  for (Tensor& map : maps) map = to(map, grad_.scalar_type());
+  return maps;
+}
+
+}  // namespace dynamask::cuda

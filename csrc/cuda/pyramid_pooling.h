@@ -1,0 +1,31 @@
+// What roi_align and multiscale_roi_align have in common: pool boxes from one map or several.
+
+#pragma once
+
+#include <cmath>
+#include <vector>
+
+#include "cuda/roi_align.cuh"
+#include "cuda/tensor.h"
+
+namespace dynamask::cuda {
+
+struct PyramidPooling {
+  std::vector<double> scales;  // of each map: its pixels per pixel of the image
+  int64_t sampling_ratio;
+  bool aligned;
+  LevelRule rule;
+
+  // features: [N, C, H, W] of each level, boxes [R, 5] -> [R, C, height, width]; channels_last if
+  // the first map is.
+  Tensor forward(const std::vector<Tensor>& features, const Tensor& boxes, int64_t height,
+                 int64_t width) const;
+
+  // grad [R, C, height, width], sizes (H, W) of each level -> [N, C, H, W] of each level, the same
+  // bits every time if `deterministic`.
+  std::vector<Tensor> backward(const Tensor& grad, const Tensor& boxes, int64_t batch,
+                               const std::vector<int64_t>& sizes, bool channels_last,
+                               bool deterministic) const;
+};
+
+}  // namespace dynamask::cuda

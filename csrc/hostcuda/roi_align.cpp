@@ -1,0 +1,85 @@
+#include "cuda/roi_align.cuh"
+
+#include "hostcuda/arrays.h"
+
+namespace {
+
+using namespace dynamask::cuda;
+
+// Reads a pyramid and boxes, writes the pooled features, or with `deterministic` 0 or 1 the
+// gradients of the maps from those of the output.
+template <typename S, typename T>
+void run(hostcuda::Input& in, hostcuda::Output& out) {
+  const bool rows = in.number();
+  const int64_t backward = in.number(), deterministic = in.number();
+  const auto boxes = in.array<T>();
+  const auto scales = in.array<T>();
+  const auto sizes = in.array<int64_t>();  // H, W of each level
+  RoiPooling<T> a{};
+  a.boxes = boxes.data(), a.rois = boxes.size() / 5;
+  a.batch = in.number(), a.channels = in.number(), a.bins_y = in.number(), a.bins_x = in.number();
+  a.sampling_ratio = in.number(), a.aligned = in.number();
+  const bool is_detectron2 = in.number();
+  const int64_t levels = scales.size();
+  a.rule = {is_detectron2, 224, 4, 2, levels};
+  for (int64_t l = 0; l < levels; ++l)
+    a.heights[l] = sizes[2 * l], a.widths[l] = sizes[2 * l + 1], a.scales[l] = scales[l];
+  const auto numel = [&](int64_t l) { return a.batch * a.channels * a.heights[l] * a.widths[l]; };
+
+  if (!backward) {
+    std::vector<std::vector<S>> features;
+    Maps<const S> maps{};
+    for (int64_t l = 0; l < levels; ++l) features.push_back(in.array<S>());
+    for (int64_t l = 0; l < levels; ++l) maps.level[l] = features[l].data();
+    std::vector<S> pooled(a.rois * a.channels * a.bins_y * a.bins_x);
+    launch_roi_align(Stream{}, a, maps, pooled.data(), rows);
+    out.array(pooled);
+    return;
+  }
+  const auto grad = in.array<S>();
+  if (!deterministic) {
+    std::vector<std::vector<T>> sums;
+    Maps<T> maps{};
+    for (int64_t l = 0; l < levels; ++l) sums.emplace_back(numel(l));
+    for (int64_t l = 0; l < levels; ++l) maps.level[l] = sums[l].data();
+    launch_roi_align_backward(Stream{}, a, grad.data(), FreeSums<T>{}, maps, rows);
+    for (const auto& map : sums) out.array(map);
+    return;
+  }
+  std::vector<std::vector<unsigned long long>> sums;
+  Maps<unsigned long long> maps{};
+  for (int64_t l = 0; l < levels; ++l) sums.emplace_back(numel(l));
+  for (int64_t l = 0; l < levels; ++l) maps.level[l] = sums[l].data();
+  T largest = 0;
+  const int64_t count = grad.size();
+  launch({}, 2, 64, largest_magnitude<S, T>, grad.data(), count, &largest);
+  const FixedSums<T> fixed{&largest, bits_of_fixed_sums(a)};
+  launch_roi_align_backward(Stream{}, a, grad.data(), fixed, maps, rows);
+  for (const auto& map : sums) {
+    std::vector<T> values(map.size());
+    const int64_t size = map.size();
+    launch({}, ceil_divide(size, 64), 64, from_fixed_sums<T, T>, map.data(), size, fixed,
+           values.data());
+    out.array(values);
+  }
+}
+
+}  // namespace
+
+int main(int, char** arguments) {
+  hostcuda::Input in(arguments[1]);
+  hostcuda::Output out(arguments[2]);
+  switch (in.number()) {
+    case 0:
+      run<float, float>(in, out);
+      break;
+    case 1:
+      run<double, double>(in, out);
+      break;
+    case 2:
+      run<Float16, float>(in, out);
+      break;
+    default:
+      run<BFloat16, float>(in, out);
+  }
+}

@@ -1,0 +1,117 @@
+"""roi_align and multiscale_roi_align, which share their kernels."""
+
+import pytest
+import torch
+
+from dynamask.reference.multiscale_roi_align import multiscale_roi_align as reference
+from dynamask.testing import assert_as_accurate
+
+from .conftest import SANITIZERS, SanitizerError, split
+
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+SCALES = [1 / 4, 1 / 8, 1 / 16]
+FEW = {"kPoolThreads = 256": "kPoolThreads = 32"}
+NAN, INF = float("nan"), float("inf")
+BOXES = torch.tensor(
+    [
+        [0, 3.0, 4.0, 60.0, 50.0],
+        [1, -20.0, -9.0, 30.0, 200.0],
+        [1, 10.0, 10.0, 11.0, 11.0],
+        [0, 0.0, 0.0, 500.0, 400.0],
+        [2, 5.0, 5.0, 20.0, 20.0],
+        [-1, 5.0, 5.0, 20.0, 20.0],
+        [0, NAN, 5.0, 20.0, 20.0],
+        [0, 5.0, 5.0, INF, 20.0],
+        [0, 40.0, 40.0, 20.0, 20.0],
+        [1, 30.0, 2.0, 44.0, 40.0],
+    ]
+)
+
+
+def pyramid(channels, dtype, levels):
+    return [torch.randn(2, channels, 24 >> k, 32 >> k).to(dtype) for k in range(levels)]
+
+
+def numbers(x, rows):
+    """A tensor as the driver reads it: 16 bits as integers, channels innermost for rows."""
+    x = x.permute(0, 2, 3, 1) if rows and x.dim() == 4 else x
+    return x.contiguous().view(torch.int16) if x.element_size() == 2 else x.contiguous()
+
+
+def arguments(maps, boxes, bins, sampling_ratio, aligned, rule, rows, backward=0, deterministic=0):
+    dtype = maps[0].dtype
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    sizes = torch.tensor([size for x in maps for size in x.shape[2:]])
+    return (
+        *(DTYPES.index(dtype), int(rows), backward, deterministic),
+        *(boxes.to(wide), torch.tensor(SCALES[: len(maps)], dtype=wide), sizes),
+        *(*maps[0].shape[:2], *bins, sampling_ratio, int(aligned), int(rule == "detectron2")),
+    )
+
+
+def pool(driver, maps, boxes, bins, *options, rows):
+    given = arguments(maps, boxes, bins, *options, rows)
+    shape = [len(boxes), *bins, maps[0].shape[1]] if rows else [len(boxes), maps[0].shape[1], *bins]
+    like = torch.zeros(shape, dtype=maps[0].dtype)
+    data = driver.run(*given, *(numbers(x, rows) for x in maps))
+    (out,) = split(data, [like.view(torch.int16) if like.element_size() == 2 else like])
+    out = out.view(like.dtype)
+    return out.permute(0, 3, 1, 2) if rows else out
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_matches_reference(hostcuda, dtype):
+    driver = hostcuda("roi_align", "memory", FEW)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    for levels, channels, rows, sampling_ratio, aligned, rule in (
+        (3, 16, True, -1, True, "detectron2"),
+        (3, 3, True, 2, False, "torchvision"),
+        (1, 3, False, -1, False, "torchvision"),
+    ):
+        maps, bins = pyramid(channels, dtype, levels), (3, 2)
+
+        options = (sampling_ratio, aligned)
+        level = {"level_rule": rule}
+        scales = SCALES[:levels]
+        exact = reference([x.double() for x in maps], BOXES, bins, scales, *options, **level)
+        plain = reference(maps, BOXES.to(wide), bins, scales, *options, **level)
+        got = pool(driver, maps, BOXES, bins, *options, rule, rows=rows)
+        assert_as_accurate(got, exact, plain)
+
+
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+def test_gradient(hostcuda, sanitizer):
+    driver = hostcuda("roi_align", sanitizer, FEW)
+    for channels, rows in ((4, True), (3, False)):
+        maps = [x.requires_grad_() for x in pyramid(channels, torch.float32, 3)]
+        bins = (3, 2)
+        pooled = reference(maps, BOXES, bins, SCALES, -1, True, level_rule="detectron2")
+        grad = torch.randn_like(pooled)
+        expected = torch.autograd.grad(pooled, maps, grad)
+        like = [x.permute(0, 2, 3, 1) if rows else x for x in expected]
+        sums = []
+        for deterministic in (0, 1, 1):
+            given = arguments(maps, BOXES, bins, -1, True, "detectron2", rows, 1, deterministic)
+            data = driver.run(*given, numbers(grad, rows))
+            sums.append(split(data, [torch.zeros(x.shape) for x in like]))
+            for got, wanted in zip(sums[-1], like):
+                torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+        for one, other in zip(*sums[1:]):
+            assert torch.equal(one, other)
+
+
+def test_a_lost_atomic_is_caught(hostcuda):
+    lost = {"atomicAdd(place + c, part.value[c])": "place[c] += part.value[c]"}
+    driver = hostcuda("roi_align", "threads", {**FEW, **lost})
+    maps = pyramid(4, torch.float32, 3)
+    given = arguments(maps, BOXES, (3, 2), -1, True, "detectron2", True, 1)
+    with pytest.raises(SanitizerError, match="data race"):
+        driver.run(*given, torch.randn(len(BOXES), 3, 2, 4))
+
+
+def test_a_read_outside_is_caught(hostcuda):
+    fault = {"if (image < 0) return;": "if (image < 0) image = 2;"}
+    driver = hostcuda("roi_align", "memory", {**FEW, **fault})
+    maps = pyramid(4, torch.float32, 3)
+    with pytest.raises(SanitizerError, match="heap-buffer-overflow"):
+        pool(driver, maps, BOXES, (3, 2), -1, True, "detectron2", rows=True)
