@@ -1,0 +1,92 @@
+#include "cuda/edge_targets.cuh"
+#include "cuda/tensor.h"
+
+namespace dynamask::cuda {
+namespace {
+
+// Calls f with how masks of this dtype are read and with an element of the width that has.
+template <typename F>
+void with_element(const Tensor& masks, F&& f) {
+  switch (masks.scalar_type()) {
+    case ScalarType::Bool:
+    case ScalarType::Byte:
+      return f(MaskBits{0xff, 1}, uint8_t{});
+    case ScalarType::Half:
+      return f(MaskBits{0x7fff, 0x3c00}, uint16_t{});
+    case ScalarType::BFloat16:
+      return f(MaskBits{0x7fff, 0x3f80}, uint16_t{});
+    case ScalarType::Float:
+      return f(MaskBits{0x7fffffff, 0x3f800000}, uint32_t{});
+    case ScalarType::Double:
+      return f(MaskBits{0x7fffffffffffffff, 0x3ff0000000000000}, uint64_t{});
+    default:
+      STD_TORCH_CHECK(false, "edge_targets: expected masks of uint8, bool or a floating dtype");
+  }
+}
+
+// Masks of one dtype, and the tensors that answer them.
+struct Given {
+  std::vector<Tensor> masks, out;
+
+  Given(const std::vector<Tensor>& all, std::optional<ScalarType> dtype) {
+    STD_TORCH_CHECK(all.size() <= kMaxMaskSizes, "edge_targets: expected at most ", kMaxMaskSizes,
+                    " sizes, got ", all.size());
+    for (const Tensor& of_size : all) {
+      STD_TORCH_CHECK(of_size.dim() == 3, "edge_targets: expected masks [N, S, S]");
+      STD_TORCH_CHECK(of_size.scalar_type() == all[0].scalar_type(),
+                      "edge_targets: expected masks of one dtype");
+      masks.push_back(contiguous(of_size));
+      const std::vector<int64_t> size{of_size.size(0), of_size.size(1), of_size.size(2)};
+      out.push_back(empty(of_size, size, dtype.value_or(of_size.scalar_type())));
+    }
+  }
+
+  template <typename From, typename To>
+  MasksOfSizes<From, To> as(const MaskBits& bits) const {
+    MasksOfSizes<From, To> a{};
+    a.magnitude = static_cast<From>(bits.magnitude);
+    for (size_t k = 0; k < masks.size(); ++k) {
+      if (masks[k].numel() == 0) continue;
+      a.masks[a.sizes] = static_cast<const From*>(masks[k].const_data_ptr());
+      a.out[a.sizes] = static_cast<To*>(out[k].mutable_data_ptr());
+      a.height[a.sizes] = static_cast<int32_t>(masks[k].size(1));
+      a.width[a.sizes] = static_cast<int32_t>(masks[k].size(2));
+      a.end[a.sizes] = a.pixels() + masks[k].numel();
+      ++a.sizes;
+    }
+    return a;
+  }
+};
+
+std::vector<Tensor> edges_of(const std::vector<Tensor>& masks, bool with_coarse) {
+  if (masks.empty()) return {};
+  const Device device(masks[0]);
+  const Given given(masks, std::nullopt);
+  with_element(masks[0], [&](const MaskBits& bits, auto element) {
+    using From = decltype(element);
+    edge_targets(device.stream, given.as<From, From>(bits), static_cast<From>(bits.one),
+                 with_coarse);
+  });
+  return given.out;
+}
+
+std::vector<Tensor> blocks_of(const std::vector<Tensor>& masks, int64_t width) {
+  STD_TORCH_CHECK(width >= 1 && width <= kMaxBlockWidth, "edge_targets: expected width in [1, 3]");
+  if (masks.empty()) return {};
+  const Device device(masks[0]);
+  const Given given(masks, ScalarType::Byte);
+  with_element(masks[0], [&](const MaskBits& bits, auto element) {
+    using From = decltype(element);
+    block_targets(device.stream, given.as<From, uint8_t>(bits), Blocks(static_cast<int>(width)));
+  });
+  return given.out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(dynamask, CUDA, m) {
+  m.impl("edge_targets", TORCH_BOX(&edges_of));
+  m.impl("edge_targets_blocks", TORCH_BOX(&blocks_of));
+}
+
+}  // namespace dynamask::cuda
