@@ -22,17 +22,20 @@ constexpr int64_t kTilesAtOnce = 48;
 // The widest vector of any variant, in numbers.
 constexpr int64_t kVector = 16;
 
-template <typename T>
+// Images of S, sums of T.
+template <typename S>
 class WinogradConv2d {
+  using T = simd::Wide<S>;
+
  public:
-  WinogradConv2d(const winograd::Shape& s, const T* input, const T* weight, const T* bias,
-                 bool relu, T* out)
+  WinogradConv2d(const winograd::Shape& s, const S* input, const T* weight, const T* bias,
+                 bool relu, S* out)
       : s_(s),
         input_(input),
         weight_(weight),
         relu_(relu),
         out_(out),
-        kernel_(simd::winograd_conv2d_kernels().of(T(0))),
+        kernel_(simd::winograd_conv2d_kernels().of(S{})),
         gemm_(simd::gemm_kernels().of(T(0))),
         bias_(out_row()) {
     bias_.fill_with_zeros();
@@ -56,7 +59,7 @@ class WinogradConv2d {
 
   void run_blocks(int64_t begin, int64_t end) {
     Scratch<T> in(kPoints * in_point()), sums(kPoints * out_point());
-    Scratch<T> patch(kPatch * kPatch * s_.channels), tile(kTile * kTile * s_.out_channels);
+    Scratch<S> patch(kPatch * kPatch * s_.channels), tile(kTile * kTile * s_.out_channels);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t first = i * at_once_, count = std::min(at_once_, s_.tiles() - first);
       for (int64_t t = 0; t < count; ++t) read(first + t, patch.data(), in.data() + t * in_row());
@@ -75,10 +78,10 @@ class WinogradConv2d {
             in_image % s_.tiles_across() * kTile};
   }
 
-  void read(int64_t t, T* patch, T* points) const {
+  void read(int64_t t, S* patch, T* points) const {
     const auto [n, bottom, right] = place(t);
     const int64_t top = bottom - 1, left = right - 1, c = s_.channels;
-    const T* image = input_ + n * s_.height * s_.width * c;
+    const S* image = input_ + n * s_.height * s_.width * c;
     if (top >= 0 && left >= 0 && top + kPatch <= s_.height && left + kPatch <= s_.width) {
       kernel_.to_points(image + (top * s_.width + left) * c, s_.width * c, c, c, points,
                         in_point());
@@ -86,12 +89,12 @@ class WinogradConv2d {
     }
     for (int64_t y = 0; y < kPatch; ++y)
       for (int64_t x = 0; x < kPatch; ++x) {
-        T* pixel = patch + (y * kPatch + x) * c;
+        S* pixel = patch + (y * kPatch + x) * c;
         const int64_t from_y = top + y, from_x = left + x;
         if (from_y >= 0 && from_x >= 0 && from_y < s_.height && from_x < s_.width)
           std::copy_n(image + (from_y * s_.width + from_x) * c, c, pixel);
         else
-          std::fill_n(pixel, c, T(0));
+          std::fill_n(pixel, c, S{});
       }
     kernel_.to_points(patch, kPatch * c, c, c, points, in_point());
   }
@@ -107,10 +110,10 @@ class WinogradConv2d {
                    sums + point * out_point() + panel * winograd::kPanel, out_row()});
   }
 
-  void write(int64_t t, const T* sums, T* tile) const {
+  void write(int64_t t, const T* sums, S* tile) const {
     const auto [n, y, x] = place(t);
     const int64_t c = s_.out_channels;
-    T* to = out_ + ((n * s_.height + y) * s_.width + x) * c;
+    S* to = out_ + ((n * s_.height + y) * s_.width + x) * c;
     const int64_t rows = std::min(kTile, s_.height - y), columns = std::min(kTile, s_.width - x);
     if (rows == kTile && columns == kTile) {
       kernel_.to_pixels(sums, out_point(), bias_.data(), relu_, c, to, s_.width * c, c);
@@ -122,14 +125,30 @@ class WinogradConv2d {
   }
 
   const winograd::Shape s_;
-  const T *input_, *weight_;
+  const S* input_;
+  const T* weight_;
   const bool relu_;
-  T* out_;
-  const simd::WinogradConv2dKernel<T>& kernel_;
+  S* out_;
+  const simd::WinogradConv2dKernel<S>& kernel_;
   const simd::GemmKernel<T>& gemm_;
   Scratch<T> bias_;
   int64_t at_once_ = 0;
 };
+
+// Calls f with a zero of the type of numbers in memory.
+template <typename F>
+void with_storage_type(const Tensor& t, F&& f) {
+  switch (t.scalar_type()) {
+    case ScalarType::BFloat16:
+      return f(simd::BFloat16{});
+    case ScalarType::Half:
+      return f(simd::Float16{});
+    default:
+      STD_TORCH_CHECK(t.scalar_type() == compute_dtype(t),
+                      "winograd_conv2d: expected input of a floating dtype");
+      return with_compute_type(t, f);
+  }
+}
 
 bool has_channels_innermost(const Tensor& t) {
   return is_channels_last(t) ||
@@ -147,15 +166,15 @@ Tensor winograd_conv2d(const Tensor& input, const Tensor& weight_, const Tensor&
   STD_TORCH_CHECK(input.numel() == 0 || has_channels_innermost(input),
                   "winograd_conv2d: expected input in channels_last");
   const auto dtype = compute_dtype(input);
-  STD_TORCH_CHECK(input.scalar_type() == dtype, "winograd_conv2d: expected input of fp32 or fp64");
   const auto weight = contiguous(to(weight_, dtype)), bias = contiguous(to(bias_, dtype));
   auto out = empty_images(input, s.batch, s.out_channels, s.height, s.width, true);
   ask_for_large_pages(out);
   if (out.numel() > 0)
-    with_compute_type(input, [&](auto zero) {
-      using T = decltype(zero);
-      WinogradConv2d<T>(s, input.const_data_ptr<T>(), weight.const_data_ptr<T>(),
-                        bias.const_data_ptr<T>(), relu, out.mutable_data_ptr<T>())
+    with_storage_type(input, [&](auto zero) {
+      using S = decltype(zero);
+      using T = simd::Wide<S>;
+      WinogradConv2d<S>(s, static_cast<const S*>(input.data_ptr()), weight.const_data_ptr<T>(),
+                        bias.const_data_ptr<T>(), relu, static_cast<S*>(out.data_ptr()))
           .run();
     });
   return out;
@@ -166,9 +185,7 @@ Tensor winograd_conv2d_weight(const Tensor& weight) {
                   "winograd_conv2d: expected a weight [O, C, 3, 3]");
   const winograd::Shape s{0, weight.size(1), 0, 0, weight.size(0)};
   const auto dtype = compute_dtype(weight);
-  STD_TORCH_CHECK(weight.scalar_type() == dtype,
-                  "winograd_conv2d: expected a weight of fp32 or fp64");
-  const auto from = contiguous(weight);
+  const auto from = contiguous(to(weight, dtype));
   auto out = empty(from, {kPoints, s.panels(), s.channels, winograd::kPanel}, dtype);
   with_compute_type(from, [&](auto zero) {
     using T = decltype(zero);

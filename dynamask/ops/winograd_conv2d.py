@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor
 
-from dynamask.ops._check import check_dims, check_size
+from dynamask.ops._check import check_dims, check_float, check_size
 
 POINTS = 36
 PANEL = 32
@@ -17,13 +17,13 @@ def winograd_conv2d(input: Tensor, weight: Tensor, bias: Tensor, *, relu: bool =
     finite spoils the 4 x 4 pixels of every tile that it reaches.
 
     Args:
-        input: [N, C, H, W], fp32 or fp64; any strides, channels_last is the fast layout.
-        weight: What :func:`winograd_conv2d_weight` made of the weight, of the input's dtype.
-        bias: One number per output channel [O].
+        input: [N, C, H, W]; any strides, channels_last is the fast layout.
+        weight: What :func:`winograd_conv2d_weight` made of the weight.
+        bias: One number per output channel [O], of the weight's dtype.
         relu: Whether negative results become 0.
 
     Returns:
-        [N, O, H, W] of the input's dtype, channels_last.
+        [N, O, H, W] of the input's dtype, channels_last; summed in fp32 (fp64 for fp64).
 
     Raises:
         TypeError: if a dtype does not fit.
@@ -31,14 +31,15 @@ def winograd_conv2d(input: Tensor, weight: Tensor, bias: Tensor, *, relu: bool =
     """
     op = "winograd_conv2d"
     check_dims(op, "input", input, "N C H W")
-    _check_dtype(op, "input", input)
+    check_float(op, "input", input)
     check_dims(op, "weight", weight, f"{POINTS} P C {PANEL}")
     check_dims(op, "bias", bias, "O")
     check_size(op, "channels in weight", input.shape[1], weight.shape[2])
     check_size(op, "panels in weight", -(-bias.shape[0] // PANEL), weight.shape[1])
+    dtype = _compute_dtype(input.dtype)
     for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor.dtype != input.dtype:
-            raise TypeError(f"{op}: expected {name} of {input.dtype}, got {tensor.dtype}")
+        if tensor.dtype != dtype:
+            raise TypeError(f"{op}: expected {name} of {dtype}, got {tensor.dtype}")
     rows = input.contiguous(memory_format=torch.channels_last)
     return torch.ops.dynamask.winograd_conv2d(rows, weight, bias, relu)
 
@@ -47,7 +48,7 @@ def winograd_conv2d_weight(weight: Tensor) -> Tensor:
     """The weight [O, C, 3, 3] of a convolution as :func:`winograd_conv2d` takes it.
 
     Returns:
-        [36, O / 32 rounded up, C, 32] of the same dtype: four times as many numbers.
+        [36, O / 32 rounded up, C, 32] in fp32 (fp64 for fp64): four times as many numbers.
 
     Raises:
         TypeError: if the dtype does not fit.
@@ -55,13 +56,12 @@ def winograd_conv2d_weight(weight: Tensor) -> Tensor:
     """
     op = "winograd_conv2d_weight"
     check_dims(op, "weight", weight, "O C 3 3")
-    _check_dtype(op, "weight", weight)
+    check_float(op, "weight", weight)
     return torch.ops.dynamask.winograd_conv2d_weight(weight)
 
 
-def _check_dtype(op: str, name: str, tensor: Tensor) -> None:
-    if tensor.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"{op}: expected {name} of fp32 or fp64, got {tensor.dtype}")
+def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 @torch.library.register_fake("dynamask::winograd_conv2d")
@@ -72,4 +72,5 @@ def _(input, weight, bias, relu):
 
 @torch.library.register_fake("dynamask::winograd_conv2d_weight")
 def _(weight):
-    return weight.new_empty(POINTS, -(-weight.shape[0] // PANEL), weight.shape[1], PANEL)
+    size = (POINTS, -(-weight.shape[0] // PANEL), weight.shape[1], PANEL)
+    return weight.new_empty(size, dtype=_compute_dtype(weight.dtype))

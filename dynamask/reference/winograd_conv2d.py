@@ -9,23 +9,24 @@ PANEL = 32
 def winograd_conv2d(input: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = False) -> Tensor:
     n, _, height, width = input.shape
     down, across = -(-height // 4), -(-width // 4)
-    padded = F.pad(input, (1, 4 * across - width + 1, 1, 4 * down - height + 1))
+    padded = F.pad(input.to(weight.dtype), (1, 4 * across - width + 1, 1, 4 * down - height + 1))
     patches = padded.unfold(2, 6, 4).unfold(3, 6, 4)  # [N, C, tiles down, across, 6, 6]
-    to_points, _, to_pixels = (m.to(input.dtype) for m in matrices())
+    to_points, _, to_pixels = (m.to(weight.dtype) for m in matrices())
     points = torch.einsum("ij,kl,nctsjl->ikntsc", to_points, to_points, patches).flatten(0, 1)
     by_channel = weight.transpose(1, 2).flatten(2)[..., : bias.shape[0]]  # [36, C, O]
     sums = torch.einsum("pntsc,pco->pntso", points, by_channel).unflatten(0, (6, 6))
     tiles = torch.einsum("ij,kl,jlntso->notisk", to_pixels, to_pixels, sums)
     out = tiles.reshape(n, len(bias), 4 * down, 4 * across)[:, :, :height, :width]
     out = out + bias[:, None, None]
-    return out.relu() if relu else out
+    return (out.relu() if relu else out).to(input.dtype)
 
 
 def winograd_conv2d_weight(weight: Tensor) -> Tensor:
     _, of_weights, _ = matrices()
     points = torch.einsum("ij,kl,ocjl->ikco", of_weights, of_weights, weight.double()).flatten(0, 1)
+    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     padded = F.pad(points, (0, -weight.shape[0] % PANEL))
-    return padded.unflatten(2, (-1, PANEL)).transpose(1, 2).contiguous().to(weight.dtype)
+    return padded.unflatten(2, (-1, PANEL)).transpose(1, 2).contiguous().to(dtype)
 
 
 def matrices() -> tuple[Tensor, Tensor, Tensor]:

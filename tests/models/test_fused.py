@@ -96,7 +96,8 @@ def test_convolution_norm_sum_and_relu(relu, has_shortcut, norm, kernel, stride,
         expected = expected + shortcut if has_shortcut else expected
         expected = expected.relu() if relu else expected
         fused = FusedConv2d(conv, norm, relu)
-        fused.transform()
+        if dtype == torch.float32:
+            fused.transform()
         found = fused(x, shortcut.clone() if has_shortcut else None)
     assert (fused.transformed is not None) == ((dtype, kernel, stride) == (torch.float32, 3, 1))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

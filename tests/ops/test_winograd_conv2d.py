@@ -39,12 +39,13 @@ def test_is_the_convolution(case, relu, convolve):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_matches_reference(case, dtype, layout):
     x, weight, bias = inputs(*case, dtype=dtype)
     x = x.contiguous(memory_format=layout)
     packed = winograd_conv2d_weight(weight)
+    bias = bias.to(packed.dtype)
     exact = reference.winograd_conv2d(x.double(), packed.double(), bias.double())
     plain = reference.winograd_conv2d(x, packed, bias)
     found = winograd_conv2d(x, packed, bias)
@@ -52,7 +53,7 @@ def test_matches_reference(case, dtype, layout):
     assert_as_accurate(found, exact, plain)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_weights_match_reference(dtype):
     weight = torch.randn(45, 7, 3, 3, dtype=dtype)
     found, expected = winograd_conv2d_weight(weight), reference.winograd_conv2d_weight(weight)
@@ -109,7 +110,7 @@ X, P, B = torch.rand(2, 3, 4, 4), torch.rand(36, 1, 3, 32), torch.rand(5)
     ("args", "error", "message"),
     [
         ((X[0], P, B), ValueError, r"expected input \[N, C, H, W\], got \[3, 4, 4\]"),
-        ((X.int(), P, B), TypeError, "expected input of fp32 or fp64, got torch.int32"),
+        ((X.int(), P, B), TypeError, "expected input of a floating dtype, got torch.int32"),
         ((X, P[:9], B), ValueError, r"expected weight \[36, P, C, 32\]"),
         ((X, P[:, :, :2], B), ValueError, "expected channels in weight 3, got 2"),
         ((X, P, torch.rand(40)), ValueError, "expected panels in weight 2, got 1"),

@@ -1,5 +1,6 @@
 #include "cpu/simd/winograd_conv2d.h"
 
+#include "cpu/simd/half.h"
 #include "cpu/simd/vec.h"
 #include "ops/winograd_conv2d.h"
 
@@ -46,9 +47,10 @@ DYNAMASK_INLINE void tile_axis(const Vec<T> m[kPatch], Vec<T>* pixel, int64_t st
                              fma<T>(broadcast<T>(kB<T> * kB2<T>), odd_b, m[5]));
 }
 
-template <typename T, typename Read>
-DYNAMASK_INLINE void to_points_of(const T* patch, int64_t row_stride, int64_t pixel_stride,
-                                  T* points, int64_t point_stride, Read read) {
+template <typename S, typename Read>
+DYNAMASK_INLINE void to_points_of(const S* patch, int64_t row_stride, int64_t pixel_stride,
+                                  Wide<S>* points, int64_t point_stride, Read read) {
+  using T = Wide<S>;
   Vec<T> half[kPatch][kPatch];
   for (int y = 0; y < kPatch; ++y) {
     Vec<T> d[kPatch];
@@ -63,21 +65,24 @@ DYNAMASK_INLINE void to_points_of(const T* patch, int64_t row_stride, int64_t pi
   }
 }
 
-template <typename T>
-void to_points(const T* patch, int64_t row_stride, int64_t pixel_stride, int64_t channels,
-               T* points, int64_t point_stride) {
+template <typename S>
+void to_points(const S* patch, int64_t row_stride, int64_t pixel_stride, int64_t channels,
+               Wide<S>* points, int64_t point_stride) {
+  using T = Wide<S>;
   int64_t c = 0;
   for (; c + kLanes<T> <= channels; c += kLanes<T>)
     to_points_of(patch + c, row_stride, pixel_stride, points + c, point_stride,
-                 [](const T* p) { return load(p); });
+                 [](const S* p) { return load_wide(p); });
   if (c < channels)
     to_points_of(patch + c, row_stride, pixel_stride, points + c, point_stride,
-                 [=](const T* p) { return load_partial(p, channels - c); });
+                 [=](const S* p) { return load_wide_partial<T>(p, channels - c); });
 }
 
-template <typename T, typename Write>
-DYNAMASK_INLINE void to_pixels_of(const T* points, int64_t point_stride, Vec<T> bias, bool relu,
-                                  T* tile, int64_t row_stride, int64_t pixel_stride, Write write) {
+template <typename S, typename Write>
+DYNAMASK_INLINE void to_pixels_of(const Wide<S>* points, int64_t point_stride, Vec<Wide<S>> bias,
+                                  bool relu, S* tile, int64_t row_stride, int64_t pixel_stride,
+                                  Write write) {
+  using T = Wide<S>;
   Vec<T> half[kTile][kPatch];
   for (int x = 0; x < kPatch; ++x) {
     Vec<T> m[kPatch];
@@ -95,22 +100,26 @@ DYNAMASK_INLINE void to_pixels_of(const T* points, int64_t point_stride, Vec<T> 
   }
 }
 
-template <typename T>
-void to_pixels(const T* points, int64_t point_stride, const T* bias, bool relu, int64_t channels,
-               T* tile, int64_t row_stride, int64_t pixel_stride) {
+template <typename S>
+void to_pixels(const Wide<S>* points, int64_t point_stride, const Wide<S>* bias, bool relu,
+               int64_t channels, S* tile, int64_t row_stride, int64_t pixel_stride) {
+  using T = Wide<S>;
   int64_t c = 0;
   for (; c + kLanes<T> <= channels; c += kLanes<T>)
     to_pixels_of(points + c, point_stride, load(bias + c), relu, tile + c, row_stride, pixel_stride,
-                 [](T* p, Vec<T> v) { store(p, v); });
+                 [](S* p, Vec<T> v) { store_narrow(p, v); });
   if (c < channels)
     to_pixels_of(points + c, point_stride, load(bias + c), relu, tile + c, row_stride, pixel_stride,
-                 [=](T* p, Vec<T> v) { store_partial(p, v, channels - c); });
+                 [=](S* p, Vec<T> v) { store_narrow_partial<T>(p, v, channels - c); });
 }
+
+template <typename S>
+constexpr WinogradConv2dKernel<S> kKernel = {&to_points<S>, &to_pixels<S>};
 
 }  // namespace
 
 extern const WinogradConv2dKernels winograd_conv2d_kernels;
-const WinogradConv2dKernels winograd_conv2d_kernels = {{&to_points<float>, &to_pixels<float>},
-                                                       {&to_points<double>, &to_pixels<double>}};
+const WinogradConv2dKernels winograd_conv2d_kernels = {kKernel<float>, kKernel<double>,
+                                                       kKernel<BFloat16>, kKernel<Float16>};
 
 }  // namespace dynamask::simd::DYNAMASK_VARIANT
