@@ -26,46 +26,55 @@ class Forward {
         kernel_(feature_aggregation_kernel<T>()),
         chunks_(column_chunks(convolutions.align.shape, kChunkBytes / sizeof(T), kInterleaved<T>)),
         tiles_(s.out_height(), s.out_width(), kTilePixels),
-        at_once_(std::min<int64_t>(s.rois, torch::stable::get_num_threads())),
-        reduced_(at_once_ * s.pixels() * convolutions.reduce.out_row),
-        pair_(pair_shape(s), at_once_),
-        fused_(convolutions.align.shape, at_once_) {}
+        slots_(std::min<int64_t>(s.rois, torch::stable::get_num_threads())),
+        reduced_(slots_ * s.pixels() * convolutions.reduce.out_row),
+        pair_(pair_shape(s), slots_),
+        fused_(convolutions.align.shape, slots_) {}
 
-  // As many RoIs at once as there are threads, so that what one of them is about stays in cache;
-  // they share out its tiles.
+  // Each thread takes whole RoIs, so that what they are about stays in its cache; all threads share
+  // out the tiles of those left over.
   void run() {
-    const PixelTiles low(s_.pixels(), kTilePixels);
-    for (first_roi_ = 0; first_roi_ < s_.rois; first_roi_ += at_once_) {
-      const int64_t count = std::min(at_once_, s_.rois - first_roi_);
-      parallel_for(0, count * low.count, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) reduce(i / low.count, low, i % low.count);
-      });
-      for_each_tile(count, &Forward::gather_pair);
-      for_each_tile(count, &Forward::align);
-      for_each_tile(count, &Forward::attend);
-    }
+    const int64_t threads = torch::stable::get_num_threads();
+    const int64_t whole = s_.rois / threads * threads;
+    parallel_for(0, whole ? threads : 0, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t slot = begin; slot < end; ++slot)
+        for (int64_t roi = slot; roi < whole; roi += threads) run(roi, slot, 1);
+    });
+    run(whole, 0, s_.rois - whole);
   }
 
  private:
-  using Step = void (Forward::*)(int64_t slot, int64_t y0, int64_t y1, Workspace<T>& work);
+  // Some rows of the output of a RoI, and which of the images are its own.
+  struct Tile {
+    int64_t roi, slot, y0, y1;
+  };
+  using Step = void (Forward::*)(const Tile& tile, Workspace<T>& work);
+
+  void run(int64_t first_roi, int64_t first_slot, int64_t count) {
+    const PixelTiles low(s_.pixels(), kTilePixels);
+    parallel_for(0, count * low.count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        reduce(first_roi + i / low.count, first_slot + i / low.count, low, i % low.count);
+    });
+    int64_t widest = s_.out_channels;
+    for (const auto& chunk : chunks_) widest = std::max(widest, columns_row<T>(chunk.columns()));
+    const int64_t products = std::max(conv_.project.out_row, conv_.offset2.out_row);
+    // each step reads what the one before it wrote of any tile
+    for (const Step step : {&Forward::gather_pair, &Forward::align, &Forward::attend})
+      parallel_for(0, count * tiles_.count, 1, [&](int64_t begin, int64_t end) {
+        Workspace<T> work(tiles_.size * tiles_.width, widest, products, s_.offsets());
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t roi = i / tiles_.count, tile = i % tiles_.count;
+          (this->*step)({first_roi + roi, first_slot + roi, tiles_.begin(tile), tiles_.end(tile)},
+                        work);
+        }
+      });
+  }
 
   static DeformConv2dShape pair_shape(const FeatureAggregationShape& s) {
     DeformConv2dShape pair{};
     pair.channels = 2 * s.out_channels, pair.height = s.out_height(), pair.width = s.out_width();
     return pair;
-  }
-
-  void for_each_tile(int64_t count, Step step) {
-    int64_t widest = s_.out_channels;
-    for (const auto& chunk : chunks_) widest = std::max(widest, columns_row<T>(chunk.columns()));
-    const int64_t products = std::max(conv_.project.out_row, conv_.offset2.out_row);
-    parallel_for(0, count * tiles_.count, 1, [&](int64_t begin, int64_t end) {
-      Workspace<T> work(tiles_.size * tiles_.width, widest, products, s_.offsets());
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t tile = i % tiles_.count;
-        (this->*step)(i / tiles_.count, tiles_.begin(tile), tiles_.end(tile), work);
-      }
-    });
   }
 
   G* reduced(int64_t slot) { return reduced_.data() + slot * s_.pixels() * conv_.reduce.out_row; }
@@ -82,17 +91,18 @@ class Forward {
     return images.channels(slot, 0, s_.out_channels);
   }
 
-  void reduce(int64_t slot, const PixelTiles& tiles, int64_t tile) {
+  void reduce(int64_t roi, int64_t slot, const PixelTiles& tiles, int64_t tile) {
     const int64_t first = tiles.begin(tile);
-    const T* x = x_ + ((first_roi_ + slot) * s_.pixels() + first) * s_.channels;
+    const T* x = x_ + (roi * s_.pixels() + first) * s_.channels;
     conv_.reduce.run(tiles.length(tile), {x, s_.channels},
                      reduced(slot) + first * conv_.reduce.out_row);
   }
 
   // Rows y0 to y1 of x doubled and of p, side by side.
-  void gather_pair(int64_t slot, int64_t y0, int64_t y1, Workspace<T>& work) {
+  void gather_pair(const Tile& tile, Workspace<T>& work) {
+    const auto [roi, slot, y0, y1] = tile;
     const int64_t c = s_.out_channels, width = s_.out_width();
-    crop(first_roi_ + slot, y0, y1, work);
+    crop(roi, y0, y1, work);
     conv_.project.run((y1 - y0) * width, {work.columns.data(), c}, work.products.data());
     const int64_t in_pixel = conv_.reduce.out_row, p_pixel = conv_.project.out_row;
     for (int64_t y = y0; y < y1; ++y) {
@@ -130,7 +140,8 @@ class Forward {
                                              y, work.taps_x.view(), work.columns.data(), c);
   }
 
-  void align(int64_t slot, int64_t y0, int64_t y1, Workspace<T>& work) {
+  void align(const Tile& tile, Workspace<T>& work) {
+    const auto [roi, slot, y0, y1] = tile;
     const int64_t c = s_.out_channels, width = s_.out_width();
     const auto pair = read(pair_, slot);
     conv_.offset1.run(y1 - y0, width, pair.data + y0 * pair.row, pair.row, work.planes.data());
@@ -143,7 +154,8 @@ class Forward {
     }
   }
 
-  void attend(int64_t slot, int64_t y0, int64_t y1, Workspace<T>& work) {
+  void attend(const Tile& tile, Workspace<T>& work) {
+    const auto [roi, slot, y0, y1] = tile;
     const int64_t c = s_.out_channels, width = s_.out_width(), count = (y1 - y0) * width;
     const auto& conv = conv_.offset2;
     for (int64_t y = y0; y < y1; ++y) {
@@ -153,7 +165,7 @@ class Forward {
     simd::transpose_kernels().of(G{}).run(work.products.data(), conv.out_row, work.planes.data(),
                                           count, count, s_.offsets());
     deform(conv_.attend, read(fused_, slot), y0, y1, work);
-    T* to = out_.image(first_roi_ + slot) + y0 * width * out_.pixel_stride;
+    T* to = out_.image(roi) + y0 * width * out_.pixel_stride;
     T* rows = out_.channels_last() ? to : work.columns.data();
     kernel_.relu({work.products.data(), conv_.attend.out_row}, {}, count, c, {rows, c});
     if (!out_.channels_last())
@@ -203,9 +215,8 @@ class Forward {
   const simd::FeatureAggregationKernel<T>& kernel_;
   const std::vector<ColumnChunk> chunks_;
   const RowTiles tiles_;
-  const int64_t at_once_;
-  int64_t first_roi_ = 0;
-  // per RoI at hand: reduce(x), [x doubled, p] and a + p
+  const int64_t slots_;
+  // per slot: reduce(x), [x doubled, p] and a + p
   Scratch<G> reduced_;
   RingedImages<T> pair_, fused_;
 };

@@ -88,7 +88,10 @@ DYNAMASK_INLINE void narrow_block(const NarrowConv3x3<T>& conv, int64_t o, const
                                   G* out, int64_t out_row) {
   using P = Products<T>;
   using V = typename P::Vector;
-  Vec<G> sum[kOuts][4] = {};
+  Vec<G> sum[kOuts][4];
+#pragma GCC unroll 6
+  for (int i = 0; i < kOuts; ++i)
+    for (int p = 0; p < 4; ++p) sum[i][p] = Vec<G>{conv.bias[o + i]};  // in one lane
   const int64_t weight_out = 3 * conv.weight_row;
   for (int64_t k = 0; k < 3; ++k) {
     const T* weight = conv.weight + o * weight_out + k * conv.weight_row;
@@ -112,11 +115,8 @@ DYNAMASK_INLINE void narrow_block(const NarrowConv3x3<T>& conv, int64_t o, const
           P::read_some(p3 + c, n));
   }
 #pragma GCC unroll 6
-  for (int i = 0; i < kOuts; ++i) {
-    G* to = out + i * out_row;
-    sum4<G>(sum[i][0], sum[i][1], sum[i][2], sum[i][3], to);
-    for (int p = 0; p < 4; ++p) to[p] += conv.bias[o + i];
-  }
+  for (int i = 0; i < kOuts; ++i)
+    sum4<G>(sum[i][0], sum[i][1], sum[i][2], sum[i][3], out + i * out_row);
 }
 
 template <typename T>
