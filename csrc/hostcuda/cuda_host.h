@@ -46,16 +46,23 @@ inline dim3 blockDim, gridDim;
 
 namespace hostcuda {
 
+// Two barriers taken in turn: a thread that leaves one late must not see what others did before the
+// next, or TSan would take that for an order and miss races.
 class Barrier {
  public:
-  explicit Barrier(unsigned threads) { pthread_barrier_init(&barrier_, nullptr, threads); }
-  ~Barrier() { pthread_barrier_destroy(&barrier_); }
+  explicit Barrier(unsigned threads) {
+    for (auto& barrier : barriers_) pthread_barrier_init(&barrier, nullptr, threads);
+  }
+  ~Barrier() {
+    for (auto& barrier : barriers_) pthread_barrier_destroy(&barrier);
+  }
   Barrier(const Barrier&) = delete;
   Barrier& operator=(const Barrier&) = delete;
-  void wait() { pthread_barrier_wait(&barrier_); }
+  // `turn` is the calling thread's own.
+  void wait(unsigned& turn) { pthread_barrier_wait(&barriers_[turn++ % 2]); }
 
  private:
-  pthread_barrier_t barrier_;
+  pthread_barrier_t barriers_[2];
 };
 
 struct Warp {
@@ -66,17 +73,17 @@ struct Warp {
 
 inline Barrier* block;
 inline thread_local Warp* warp;
-inline thread_local unsigned lane;
+inline thread_local unsigned lane, block_turn, warp_turn;
 
 // The value of lane `from` of the same warp.
 template <typename T>
 T exchange(T value, unsigned from) {
   static_assert(sizeof(T) <= 8);
   std::memcpy(&warp->value[lane], &value, sizeof(T));
-  warp->barrier.wait();
+  warp->barrier.wait(warp_turn);
   T other;
   std::memcpy(&other, &warp->value[from % 32], sizeof(T));
-  warp->barrier.wait();
+  warp->barrier.wait(warp_turn);
   return other;
 }
 
@@ -97,10 +104,11 @@ void launch(dim3 grid, dim3 threads, Kernel kernel, Arguments... arguments) {
       threadIdx = {t % threads.x, t / threads.x % threads.y, t / (threads.x * threads.y)};
       warp = warps[t / 32].get();
       lane = t % 32;
+      unsigned turn = 0;
       for (unsigned b = 0; b < grid.count(); ++b) {
         blockIdx = {b % grid.x, b / grid.x % grid.y, b / (grid.x * grid.y)};
         kernel(arguments...);
-        next.wait();
+        next.wait(turn);
       }
     });
   for (auto& thread : running) thread.join();
@@ -108,8 +116,8 @@ void launch(dim3 grid, dim3 threads, Kernel kernel, Arguments... arguments) {
 
 }  // namespace hostcuda
 
-inline void __syncthreads() { hostcuda::block->wait(); }
-inline void __syncwarp(unsigned = ~0u) { hostcuda::warp->barrier.wait(); }
+inline void __syncthreads() { hostcuda::block->wait(hostcuda::block_turn); }
+inline void __syncwarp(unsigned = ~0u) { hostcuda::warp->barrier.wait(hostcuda::warp_turn); }
 
 template <typename T>
 T __shfl_sync(unsigned, T value, int from) {
@@ -150,6 +158,10 @@ T atomicAdd(T* p, T value) {
 template <typename T>
 T atomicOr(T* p, T value) {
   return std::atomic_ref<T>(*p).fetch_or(value, std::memory_order_relaxed);
+}
+template <typename T>
+T atomicXor(T* p, T value) {
+  return std::atomic_ref<T>(*p).fetch_xor(value, std::memory_order_relaxed);
 }
 template <typename T>
 T atomicMax(T* p, T value) {

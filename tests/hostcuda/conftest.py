@@ -23,12 +23,8 @@ class HostCuda:
         self.program = folder / "driver"
         source = folder / "csrc"
         shutil.copytree(ROOT / "csrc", source)
-        kernel = source / f"cuda/{stem}.cuh"
-        text = kernel.read_text()
         for right, wrong in faults.items():
-            assert right in text, f"{stem}.cuh has no {right!r} to plant a fault in"
-            text = text.replace(right, wrong, 1)
-        kernel.write_text(text)
+            plant(source / "cuda", stem, right, wrong)
         build = [COMPILER, "-std=c++20", "-g", "-pthread", "-fno-sanitize-recover"]
         build += [f"-fsanitize={SANITIZERS[sanitizer]}", f"-I{source}"]
         built = subprocess.run(
@@ -55,6 +51,16 @@ class HostCuda:
         if ran.returncode != 0:
             raise SanitizerError(ran.stderr)
         return wanted.read_bytes()
+
+
+def plant(folder: Path, stem: str, right: str, wrong: str) -> None:
+    """Replaces the first ``right`` in the kernel's own file, or else in one that it may include."""
+    for path in (folder / f"{stem}.cuh", *sorted(folder.glob("*.cuh"))):
+        text = path.read_text()
+        if right in text:
+            path.write_text(text.replace(right, wrong, 1))
+            return
+    raise AssertionError(f"no kernel has {right!r} to plant a fault in")
 
 
 class SanitizerError(AssertionError):
