@@ -128,6 +128,7 @@ def predict_files(
     if mask_size is not None:
         choose_mask_size(model, mask_size)
     network = model.to(pick_device(device)).fused(pick_dtype(precision))
+    del model
     out = Path(out)
     unreadable: list[str] = []
     records: list[dict[str, Any]] = []

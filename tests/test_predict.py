@@ -159,6 +159,25 @@ def test_the_facade(weights, photos, tmp_path):
     assert isinstance(copy.module, torch.nn.Module)
 
 
+def test_the_facade_keeps_its_inference_form_while_it_holds(weights, photos):
+    model = DynaMask(weights, device="cpu")
+    fused = model.fused()
+    before = model.predict(photos / "b.png", score=0.0)
+    assert model.fused() is fused
+    assert model.fused("bf16").dtype == torch.bfloat16
+    with torch.no_grad():
+        model.module.box_head.predictor.cls_score.bias[1] += 5
+    after = model.predict(photos / "b.png", score=0.0)
+    assert after.scores.max() > before.scores.max()
+
+
+def test_bf16(weights, photos, tmp_path):
+    predict_files(weights, [photos], tmp_path, score=0.0, device="cpu", precision="bf16")
+    assert json.loads((tmp_path / "predictions.json").read_text())["annotations"]
+    with pytest.raises(InputError, match="precision: expected one of fp32, bf16, got 'int4'"):
+        predict_files(weights, [photos], tmp_path, device="cpu", precision="int4")
+
+
 def test_importing_the_package_is_light():
     code = "import sys, dynamask; print('torch' in sys.modules, dynamask.DynaMask.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -18,7 +18,7 @@ using winograd::kTile;
 
 // Tiles that a thread transforms and multiplies at once: enough to make use of the weights, which
 // come from the last cache, and few enough for their points to stay there.
-constexpr int64_t kTilesAtOnce = 48;
+constexpr int64_t kTilesAtOnce = 48, kFewestTiles = 12;
 // The widest vector of any variant, in numbers.
 constexpr int64_t kVector = 16;
 
@@ -45,7 +45,7 @@ class WinogradConv2d {
   void run() {
     const int64_t threads = torch::stable::get_num_threads();
     const int64_t share = (s_.tiles() + threads - 1) / threads;
-    at_once_ = std::min(kTilesAtOnce, share);
+    at_once_ = std::clamp(share, kFewestTiles, kTilesAtOnce);
     const int64_t blocks = (s_.tiles() + at_once_ - 1) / at_once_;
     parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) { run_blocks(begin, end); });
   }

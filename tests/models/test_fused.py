@@ -34,6 +34,7 @@ def detector(name, **options):
         ("dynamask_tiny", {"norm": "bn", "selector": "dynamic"}),
         ("dynamask_r50", {"backbone": "resnet18", "norm": "bn", "selector": "fixed=1"}),
         ("dynamask_r50", {"proposals": 100, "selector": "size"}),
+        ("maskrcnn_r50", {"proposals": 100, "backbone": "resnext50_32x4d"}),
         ("maskrcnn_r50", {"proposals": 100}),
     ],
     ids=str,
