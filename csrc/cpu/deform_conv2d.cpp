@@ -1,6 +1,5 @@
 #include "cpu/deform_conv2d.h"
 
-#include "cpu/large_pages.h"
 #include "cpu/packed_weight.h"
 
 namespace dynamask {
@@ -210,7 +209,6 @@ Tensor deform_conv2d(const Tensor& input_, const Tensor& offset_, const Tensor& 
   if (bias_) bias = contiguous(to(*bias_, geometry));
   auto out = empty_images(input, s.batch, s.out_channels, s.out_height, s.out_width,
                           is_channels_last(input));
-  ask_for_large_pages(out);
   if (out.numel() > 0)
     with_forward_type(input, [&](auto zero) {
       using T = decltype(zero);

@@ -1,5 +1,4 @@
 #include "cpu/deform_conv2d.h"
-#include "cpu/large_pages.h"
 
 namespace dynamask {
 namespace {
@@ -265,10 +264,8 @@ class Backward {
 // A gradient in the compute dtype and the layout of `like`; empty if nobody asked for it.
 Tensor gradient(const Tensor& like, bool needed) {
   if (!needed) return empty(like, {0}, like.scalar_type());
-  auto grad = empty_images(like, like.size(0), like.size(1), like.size(2), like.size(3),
-                           is_channels_last(like));
-  ask_for_large_pages(grad);
-  return grad;
+  return empty_images(like, like.size(0), like.size(1), like.size(2), like.size(3),
+                      is_channels_last(like));
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
