@@ -1,5 +1,7 @@
 """The pyramid of an 800 x 1333 image, boxes of all sizes, against torchvision's module."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 
@@ -8,17 +10,18 @@ from dynamask.ops import MultiScaleRoIAlign
 
 NAMES = ["0", "1", "2", "3"]
 IMAGE = (800, 1344)
-SHAPES = ((100, 14), (512, 14), (100, 28), (1000, 7))  # boxes, output size
+SHAPES = ((100, 14), (512, 14), (25, 56), (100, 28), (1000, 7))  # boxes, output size
 LAYOUTS = {"NHWC": torch.channels_last, "NCHW": torch.contiguous_format}
 
 
 class Pooling:
     """One pooler with its maps, forward and backward."""
 
-    graph = None  # of one case at a time: it holds the output and its gradient
+    with_graph: ClassVar[list["Pooling"]] = []  # ours and theirs of one case: graphs hold much
 
     def __init__(self, pooler, maps, boxes):
         self.pooler, self.maps, self.boxes = pooler, maps, boxes
+        self.graph = None
 
     def __call__(self):
         with torch.no_grad():
@@ -26,6 +29,11 @@ class Pooling:
 
     def gradients(self):
         if self.graph is None:
+            if len(self.with_graph) == 2:
+                for other in self.with_graph:
+                    other.graph = None
+                self.with_graph.clear()
+            self.with_graph.append(self)
             out = self.pooler(self.maps, [self.boxes], [IMAGE])
             grad = torch.empty_like(out)  # in its layout
             grad.copy_(torch.linspace(-1, 1, out.numel()).view(out.shape))
@@ -33,8 +41,10 @@ class Pooling:
         out, inputs, grad = self.graph
         return torch.autograd.grad(out, inputs, grad, retain_graph=True)
 
-    def forget(self):
-        self.graph = None
+    def filled(self):
+        """The memory of the output, and that alone."""
+        dtype, size = self.maps[NAMES[0]].dtype, self.pooler.output_size
+        return torch.zeros(len(self.boxes), 256, *size, dtype=dtype)
 
 
 def pyramid():
@@ -80,7 +90,8 @@ def cases():
         def check(ours=ours, theirs=theirs, tolerance=tolerance):
             torch.testing.assert_close(ours().float(), theirs(), rtol=tolerance, atol=tolerance)
 
-        yield Case("multiscale_roi_align", case, ours, theirs, name, check, dtype), ours, theirs
+        forward = (ours, theirs, name, check, dtype, "forward", ours.filled)
+        yield Case("multiscale_roi_align", case, *forward)
 
         def check_gradients(ours=ours, theirs=theirs):
             for got, expected in zip(ours.gradients(), theirs.gradients()):
@@ -88,11 +99,9 @@ def cases():
 
         if dtype == "float32":
             backward = (ours.gradients, theirs.gradients, name, check_gradients, dtype, "backward")
-            yield Case("multiscale_roi_align", case, *backward), ours, theirs
+            yield Case("multiscale_roi_align", case, *backward)
 
 
-@pytest.mark.parametrize(("case", "ours", "theirs"), list(cases()), ids=lambda x: str(x)[:80])
-def test_multiscale_roi_align(case, ours, theirs, report):
+@pytest.mark.parametrize("case", list(cases()), ids=str)
+def test_multiscale_roi_align(case, report):
     report(case)
-    ours.forget()
-    theirs.forget()

@@ -25,18 +25,25 @@ def scene(size):
     return masks, boxes.clamp(min=0).minimum(torch.tensor([WIDTH, HEIGHT] * 2))
 
 
+def crop_detectron2(mask, box):
+    """Where in the image detectron2 samples a mask on the CPU, around its box, and what."""
+    x0, y0, x1, y1 = box
+    left, top = int((x0.floor() - 1).clamp(min=0)), int((y0.floor() - 1).clamp(min=0))
+    right = int((x1.ceil() + 1).clamp(max=WIDTH))
+    bottom = int((y1.ceil() + 1).clamp(max=HEIGHT))
+    image_y = (torch.arange(top, bottom) + 0.5 - y0) / (y1 - y0) * 2 - 1
+    image_x = (torch.arange(left, right) + 0.5 - x0) / (x1 - x0) * 2 - 1
+    grid = torch.stack(torch.meshgrid(image_x, image_y, indexing="xy"), dim=-1)[None]
+    pasted = F.grid_sample(mask[None, None], grid, align_corners=False)[0, 0]
+    return (slice(top, bottom), slice(left, right)), pasted >= 0.5
+
+
 def paste_detectron2(masks, boxes):
-    """`paste_masks_in_image` of detectron2 on the CPU: mask by mask, around each box."""
+    """`paste_masks_in_image` of detectron2 on the CPU: mask by mask, into a frame for each."""
     frames = torch.zeros(len(masks), HEIGHT, WIDTH, dtype=torch.bool)
-    for frame, mask, (x0, y0, x1, y1) in zip(frames, masks, boxes):
-        left, top = int((x0.floor() - 1).clamp(min=0)), int((y0.floor() - 1).clamp(min=0))
-        right = int((x1.ceil() + 1).clamp(max=WIDTH))
-        bottom = int((y1.ceil() + 1).clamp(max=HEIGHT))
-        image_y = (torch.arange(top, bottom) + 0.5 - y0) / (y1 - y0) * 2 - 1
-        image_x = (torch.arange(left, right) + 0.5 - x0) / (x1 - x0) * 2 - 1
-        grid = torch.stack(torch.meshgrid(image_x, image_y, indexing="xy"), dim=-1)[None]
-        pasted = F.grid_sample(mask[None, None], grid, align_corners=False)[0, 0]
-        frame[top:bottom, left:right] = pasted >= 0.5
+    for frame, mask, box in zip(frames, masks, boxes):
+        place, pasted = crop_detectron2(mask, box)
+        frame[place] = pasted
     return frames
 
 
