@@ -5,7 +5,7 @@
 #include "cpu/large_pages.h"
 #include "cpu/scratch.h"
 #include "cpu/simd/mask_edge_loss.h"
-#include "cpu/tensor.h"
+#include "cpu/stored_type.h"
 
 namespace dynamask {
 namespace {
@@ -64,23 +64,6 @@ class Planes {
   int64_t height_, width_, roi_, class_, y_, x_;
 };
 
-// Calls f with an element of the type t is stored in, and one of the type it is summed in.
-template <typename F>
-void with_types(const Tensor& t, F&& f) {
-  switch (t.scalar_type()) {
-    case ScalarType::Double:
-      return f(double{}, double{});
-    case ScalarType::Half:
-      return f(simd::Float16{}, float{});
-    case ScalarType::BFloat16:
-      return f(simd::BFloat16{}, float{});
-    default:
-      STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float,
-                      "mask_edge_loss: expected logits of a floating dtype");
-      return f(float{}, float{});
-  }
-}
-
 bool are_bytes(const Tensor& t) {
   return t.scalar_type() == ScalarType::Bool || t.scalar_type() == ScalarType::Byte;
 }
@@ -128,7 +111,7 @@ std::tuple<Tensor, Tensor> cross_entropy(const Tensor& logits, const Tensor& tar
   auto losses = empty(logits, {s.rois}, dtype);
   auto errors = needs_error ? empty(logits, {s.rois, s.height, s.width}, logits.scalar_type())
                             : empty(logits, {0}, logits.scalar_type());
-  with_types(logits, [&](auto stored, auto zero) {
+  with_stored_type(logits, [&](auto stored, auto zero) {
     using S = decltype(stored);
     using T = decltype(zero);
     losses_of<S, T>(Planes<S>(logits, s), classes, targets, s,
@@ -192,7 +175,7 @@ Tensor mask_edge_loss_backward(const Tensor& grad_, const Tensor& error_,
   if (num_classes > 0) sizes.insert(sizes.begin() + 1, num_classes);
   auto out = empty(error, sizes, error.scalar_type());
   ask_for_large_pages(out);
-  with_types(error, [&](auto stored, auto zero) {
+  with_stored_type(error, [&](auto stored, auto zero) {
     using S = decltype(stored);
     using T = decltype(zero);
     spread<S, T>(grad.template const_data_ptr<T>(), static_cast<const S*>(error.const_data_ptr()),

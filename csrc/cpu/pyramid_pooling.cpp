@@ -6,6 +6,7 @@
 #include "cpu/large_pages.h"
 #include "cpu/roi_taps.h"
 #include "cpu/simd/transpose.h"
+#include "cpu/stored_type.h"
 
 namespace dynamask {
 namespace {
@@ -191,22 +192,6 @@ void scatter(const Boxes<T>& boxes, const Gradients<T>& grads) {
   });
 }
 
-template <typename F>
-void with_storage_type(const Tensor& t, F&& f) {
-  switch (t.scalar_type()) {
-    case ScalarType::Double:
-      return f(double{}, double{});
-    case ScalarType::Float:
-      return f(float{}, float{});
-    case ScalarType::Half:
-      return f(simd::Float16{}, float{});
-    case ScalarType::BFloat16:
-      return f(simd::BFloat16{}, float{});
-    default:
-      STD_TORCH_CHECK(false, "roi_align: expected features of a floating dtype");
-  }
-}
-
 }  // namespace
 
 Tensor PyramidPooling::forward(const std::vector<Tensor>& features_, const Tensor& boxes_,
@@ -222,7 +207,7 @@ Tensor PyramidPooling::forward(const std::vector<Tensor>& features_, const Tenso
   const auto boxes = contiguous(to(boxes_, compute_dtype(first)));
   const int64_t rois = boxes.size(0), channels = first.size(1);
   auto out = empty_like(first, {rois, channels, height, width}, first.scalar_type(), rows);
-  with_storage_type(first, [&](auto s, auto t) {
+  with_stored_type(first, [&](auto s, auto t) {
     using S = decltype(s);
     using T = decltype(t);
     const Boxes<T> on{boxes.const_data_ptr<T>(), rois, first.size(0), height, width, sizes, *this};
