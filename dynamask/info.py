@@ -94,6 +94,7 @@ def kernels() -> dict[str, Any]:
         "library": str(Path(_library.__file__).parent / "_C.so"),
         "cpu": instruction_set(),
         "cuda": cuda_kernels(),
+        "triton": triton_kernels(),
         "operators": sorted(_operators()),
     }
 
@@ -125,6 +126,14 @@ def cuda_kernels() -> str:
     return "not built: install with nvcc and a CUDA torch (DYNAMASK_CUDA=1 says what is missing)"
 
 
+def triton_kernels() -> str:
+    """The operators whose CUDA kernels are in Triton, or why there are none."""
+    from dynamask import _triton
+
+    reason = _triton.why_not()
+    return ", ".join(_triton.OPERATORS) if reason is None else f"not used: {reason}"
+
+
 def print_info(facts: dict[str, Any]) -> None:
     """The facts for a person."""
     if "weights" in facts:
@@ -154,6 +163,7 @@ def print_info(facts: dict[str, Any]) -> None:
         print(f"{'gpu':18}{', '.join(facts['gpus']) or 'none'}")
         print(f"{'cpu kernels':18}{facts['kernels']['cpu']}")
         print(f"{'cuda kernels':18}{facts['kernels']['cuda']}")
+        print(f"{'triton kernels':18}{facts['kernels']['triton']}")
         print(f"{'operators':18}{', '.join(facts['kernels']['operators'])}")
 
 

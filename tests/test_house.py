@@ -124,6 +124,13 @@ def test_every_cuda_kernel_runs_under_sanitizers():
         assert "__global__" not in path.read_text(), path
 
 
+def test_every_triton_kernel_is_interpreted_and_compiled():
+    for path in tracked("kernels/*.py"):
+        if "triton.jit" in path.read_text():
+            for kind in ("interpreted", "compiled"):
+                assert (ROOT / f"tests/kernels/{kind}/test_{path.stem}.py").exists()
+
+
 def test_formulas_and_device_kernels_know_no_tensors():
     for path in tracked("csrc/common/*.h", "csrc/ops/*.h", "csrc/cuda/*.cuh"):
         assert "#include <torch" not in path.read_text(), path

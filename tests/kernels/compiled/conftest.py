@@ -1,0 +1,65 @@
+import re
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+triton = pytest.importorskip("triton")
+
+CAPABILITIES = (80, 90, 100)
+
+
+class Resources(NamedTuple):
+    """What a compiled kernel takes and does, as ptxas and the disassembler tell."""
+
+    registers: int
+    spilled: int  # instructions that load or store local memory
+    shared: int  # bytes
+    mma: int  # instructions of tensor cores
+    wide_loads: int  # of 16 bytes per thread
+
+
+@pytest.fixture
+def compiled(tmp_path):
+    """Compiles a kernel with no GPU: ``compiled(kernel, signature, constants, 90, num_warps=4)``.
+
+    The signature names the types of the arguments, such as ``"*bf16"`` and ``"i32"``; pointers and
+    numbers in ``divisible`` are multiples of 16.
+    """
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    tools = Path(triton.__file__).parent / "backends/nvidia/bin"
+
+    def build(kernel, signature, constants, capability, divisible=(), **options) -> Resources:
+        names = list(signature)
+        source = ASTSource(
+            fn=kernel,
+            signature={**signature, **dict.fromkeys(constants, "constexpr")},
+            constexprs=constants,
+            attrs={(names.index(n),): [["tt.divisibility", 16]] for n in divisible},
+        )
+        target = GPUTarget("cuda", capability, 32)
+        built = triton.compile(source, target=target, options=options)
+        cubin = tmp_path / "kernel.cubin"
+        cubin.write_bytes(built.asm["cubin"])
+        usage = _run(tools / "cuobjdump", "-res-usage", cubin)
+        code = _run(tools / "nvdisasm", "-c", cubin)
+
+        def count(pattern):
+            return len(re.findall(pattern, code))
+
+        return Resources(
+            registers=int(re.search(r"REG:(\d+)", usage)[1]),
+            spilled=count(r"\b(LDL|STL)\b"),
+            shared=built.metadata.shared,
+            mma=count(r"\b(HMMA|HGMMA|UTCHMMA|QGMMA)"),
+            wide_loads=count(r"LDG\.E\.128|LDG\.E\S*\.128"),
+        )
+
+    return build
+
+
+def _run(tool, *arguments) -> str:
+    return subprocess.run([tool, *arguments], capture_output=True, text=True, check=True).stdout
