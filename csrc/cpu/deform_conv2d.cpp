@@ -106,21 +106,42 @@ class Forward {
   }
 
   void run() {
-    // One image per thread at a time, so that its ringed copy is still in cache when it is read.
-    const int64_t at_once = std::min<int64_t>(s_.batch, torch::stable::get_num_threads());
+    const int64_t threads = torch::stable::get_num_threads();
+    if (s_.batch >= 4 * threads)
+      run_images();
+    else
+      run_together(std::min(s_.batch, threads));
+  }
+
+ private:
+  // Each thread has images of its own, so that none waits for another.
+  void run_images() {
+    parallel_for(0, s_.batch, 1, [&](int64_t begin, int64_t end) {
+      RingedImages<T> image(s_, 1);
+      for (int64_t n = begin; n < end; ++n) {
+        copy_rows(image, n, 0, s_.height);
+        run_tiles(image, n, 0, tiles_.count);
+      }
+    });
+  }
+
+  // Few images: the threads share the tiles of some at a time.
+  void run_together(int64_t at_once) {
     RingedImages<T> images(s_, at_once);
     for (int64_t n = 0; n < s_.batch; n += at_once) {
       const int64_t count = std::min(at_once, s_.batch - n);
-      parallel_for(0, count * s_.height, 64, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i)
-          images.copy_row_from(input_, n + i / s_.height, i / s_.height, i % s_.height);
-      });
+      parallel_for(0, count * s_.height, 64,
+                   [&](int64_t begin, int64_t end) { copy_rows(images, n, begin, end); });
       parallel_for(0, count * tiles_.count, 1,
                    [&](int64_t begin, int64_t end) { run_tiles(images, n, begin, end); });
     }
   }
 
- private:
+  void copy_rows(RingedImages<T>& images, int64_t first_image, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      images.copy_row_from(input_, first_image + i / s_.height, i / s_.height, i % s_.height);
+  }
+
   int64_t out_row() const { return round_up(s_.group_out_channels(), gemm_panel<T>()); }
 
   // Whether the product can write where its result belongs.

@@ -21,6 +21,7 @@ CASES = {
     "1x1": (3, 17, 4, 4, 35, (1, 1), 1, 1, True, 1, 0, 1),
     "one over a tile": (1, 5, 97, 1, 3, (3, 1), 1, 1, False, 1, (1, 0), 1),
     "many channels": (1, 300, 3, 3, 33, (1, 2), 1, 2, True, 1, 0, 1),
+    "many images": (9, 5, 4, 6, 7, (3, 3), 1, 1, True, 1, 1, 1),
     "no image": (0, 4, 5, 5, 6, (3, 3), 1, 1, True, 1, 1, 1),
     "no channel": (2, 0, 5, 5, 6, (3, 3), 1, 1, False, 1, 1, 1),
     "no output channel": (2, 4, 5, 5, 0, (3, 3), 1, 1, False, 1, 1, 1),
@@ -248,7 +249,9 @@ def test_only_the_gradients_asked_for(case):
         assert torch.equal(torch.autograd.grad(out, leaf, grad)[0], everything[i])
 
 
-@pytest.mark.parametrize("case", ["3x3", "weight groups", "many channels", "one over a tile"])
+@pytest.mark.parametrize(
+    "case", ["3x3", "weight groups", "many channels", "one over a tile", "many images"]
+)
 def test_bits_do_not_depend_on_the_number_of_threads(case):
     tensors, numbers = inputs(case, torch.float32)
     threads = torch.get_num_threads()
