@@ -39,7 +39,6 @@ struct ColumnChunk {
   int64_t first_column;                              // in PackedWeight
   int64_t tap_columns;                               // the channels, and what fills up a pair
 
-  int64_t first(const DeformConv2dShape&) const { return first_column; }
   int64_t columns() const { return taps * tap_columns; }
 };
 
@@ -50,7 +49,7 @@ std::vector<ColumnChunk> column_chunks(const DeformConv2dShape& s, int64_t limit
 
 // The length of a row of columns in memory: whole panels, and one vector more, since `sample` may
 // write too far. Never a power of two, so that rows do not fall on the same cache lines.
-template <typename T = float>
+template <typename T>
 int64_t columns_row(int64_t columns) {
   return round_up(columns, 32) + 64 / static_cast<int64_t>(sizeof(T));
 }
