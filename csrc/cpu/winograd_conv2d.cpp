@@ -187,28 +187,23 @@ Tensor winograd_conv2d_weight(const Tensor& weight) {
   const auto dtype = compute_dtype(weight);
   const auto from = contiguous(to(weight, dtype));
   auto out = empty(from, {kPoints, s.panels(), s.channels, winograd::kPanel}, dtype);
+  ask_for_large_pages(out);
   with_compute_type(from, [&](auto zero) {
     using T = decltype(zero);
     const T* g = from.const_data_ptr<T>();
-    T* to = out.mutable_data_ptr<T>();
-    const int64_t columns = s.panels() * winograd::kPanel, point = columns * s.channels;
-    parallel_for(0, columns, 8, [&](int64_t begin, int64_t end) {
-      for (int64_t o = begin; o < end; ++o)
-        for (int64_t c = 0; c < s.channels; ++c) {
-          double rows[3][kPatch], at[kPoints] = {};
-          for (int i = 0; o < s.out_channels && i < 3; ++i) {
-            const T* w = g + ((o * s.channels + c) * 3 + i) * 3;
-            const double row[3] = {double(w[0]), double(w[1]), double(w[2])};
-            winograd::at_points(row, rows[i], 1);
-          }
-          for (int x = 0; o < s.out_channels && x < kPatch; ++x) {
-            const double column[3] = {rows[0][x], rows[1][x], rows[2][x]};
-            winograd::at_points(column, at + x, kPatch);
-          }
-          T* place = to + (o / winograd::kPanel * s.channels + c) * winograd::kPanel +
-                     o % winograd::kPanel;
-          for (int64_t p = 0; p < kPoints; ++p) place[p * point] = T(at[p]);
+    T* points = out.mutable_data_ptr<T>();
+    const int64_t rows = s.panels() * s.channels, point = rows * winograd::kPanel;
+    parallel_for(0, rows, 8, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t first = i / s.channels * winograd::kPanel, c = i % s.channels;
+        for (int64_t o = 0; o < winograd::kPanel; ++o) {
+          double at[kPoints] = {};  // zeros after the last output channel
+          if (first + o < s.out_channels)
+            winograd::at_points(g + ((first + o) * s.channels + c) * 9, at);
+          for (int64_t p = 0; p < kPoints; ++p)
+            points[p * point + i * winograd::kPanel + o] = T(at[p]);
         }
+      }
     });
   });
   return out;

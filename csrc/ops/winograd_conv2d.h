@@ -9,8 +9,8 @@
 // and infinity along both axes; a product per point, summed over channels, and 4 x 4 pixels come
 // back by interpolation. That is 36 products instead of 144.
 //
-// With a = 5/8 and b = 3/2, both exact in binary, rounding errors are less than a half of those with
-// the usual 1 and 2; they are about five times those of a blocked direct sum.
+// With a = 5/8 and b = 3/2, both exact in binary, rounding errors are less than a half of those
+// with the usual 1 and 2; they are about five times those of a blocked direct sum.
 
 #pragma once
 
@@ -42,6 +42,21 @@ inline void at_points(const double g[3], double* at, int64_t stride) {
   at[3 * stride] = (g[0] + kB * g[1] + kB * kB * g[2]) * of_b;
   at[4 * stride] = (g[0] - kB * g[1] + kB * kB * g[2]) * of_b;
   at[5 * stride] = g[2];
+}
+
+// 3 x 3 weights at the 36 points.
+template <typename T>
+void at_points(const T* weight, double at[kPoints]) {
+  double rows[3][kPatch];
+  for (int i = 0; i < 3; ++i) {
+    const double row[3] = {double(weight[3 * i]), double(weight[3 * i + 1]),
+                           double(weight[3 * i + 2])};
+    at_points(row, rows[i], 1);
+  }
+  for (int x = 0; x < kPatch; ++x) {
+    const double column[3] = {rows[0][x], rows[1][x], rows[2][x]};
+    at_points(column, at + x, kPatch);
+  }
 }
 
 }  // namespace dynamask::winograd
