@@ -69,25 +69,18 @@ float pad(const float* mask, int64_t size, bool columns, float* samples, int64_t
   return magnitude;
 }
 
-// One bit per lane: set unless x and y are both above `high` or both below `low`.
-DYNAMASK_INLINE uint32_t unsettled(Vec<float> x, Vec<float> y, Vec<float> low, Vec<float> high) {
+// One bit per lane: whether x > y there.
+DYNAMASK_INLINE uint64_t greater(Vec<float> x, Vec<float> y) {
 #if defined(DYNAMASK_VARIANT_avx512)
-  const auto above =
-      _mm512_cmp_ps_mask(x, high, _CMP_GT_OQ) & _mm512_cmp_ps_mask(y, high, _CMP_GT_OQ);
-  const auto below =
-      _mm512_cmp_ps_mask(x, low, _CMP_LT_OQ) & _mm512_cmp_ps_mask(y, low, _CMP_LT_OQ);
-  return 0xffffu & ~static_cast<uint32_t>(above | below);
-#else
-  const auto settled = ((x > high) & (y > high)) | ((x < low) & (y < low));
-#if defined(DYNAMASK_VARIANT_avx2)
-  return 0xffu & ~static_cast<uint32_t>(_mm256_movemask_ps((__m256)settled));
+  return _mm512_cmp_ps_mask(x, y, _CMP_GT_OQ);
+#elif defined(DYNAMASK_VARIANT_avx2)
+  return static_cast<uint32_t>(_mm256_movemask_ps((__m256)(x > y)));
 #elif defined(__x86_64__)
-  return 0xfu & ~static_cast<uint32_t>(_mm_movemask_ps((__m128)settled));
+  return static_cast<uint32_t>(_mm_movemask_ps((__m128)(x > y)));
 #else
-  uint32_t bits = 0;
-  for (int i = 0; i < kLanes<float>; ++i) bits |= (settled[i] ? 0u : 1u) << i;
+  uint64_t bits = 0;
+  for (int i = 0; i < kLanes<float>; ++i) bits |= uint64_t(x[i] > y[i]) << i;
   return bits;
-#endif
 #endif
 }
 
@@ -143,9 +136,6 @@ int64_t changes(const PasteLines& p, int32_t line_cell, float before, float afte
   constexpr int32_t step = kLanes<float>;
   const float* line = p.samples + line_cell * p.stride;
   const int32_t begin = p.table.cell[0], end = p.table.cell[p.pixels - 1] + 1;  // cells passed
-  for (int32_t i = begin; i <= end; i += step)
-    store(p.values + i, load(line + i) * before + load(line + p.stride + i) * after);
-
   const auto low = broadcast(p.threshold - p.doubt), high = broadcast(p.threshold + p.doubt);
   Changes out{at};
   int32_t settled = begin;  // from this cell on up to the next unsettled one nothing changes
@@ -153,15 +143,23 @@ int64_t changes(const PasteLines& p, int32_t line_cell, float before, float afte
     if (p.first_pixel[settled] < p.first_pixel[cell])
       out.become(p.values[settled] >= p.threshold, p.first_pixel[settled]);
   };
-  for (int32_t base = begin; base < end; base += 64) {
-    uint64_t bits = 0;
-    for (int32_t i = 0; i < 64 && base + i < end; i += step) {
-      const float* v = p.values + base + i;
-      bits |= static_cast<uint64_t>(unsettled(load(v), load(v + 1), low, high)) << i;
+  uint64_t was_above = 0, was_below = 0;  // of the sample before `base`, in the lowest bit
+  for (int32_t base = begin; base <= end; base += 64) {
+    uint64_t above = 0, below = 0;
+    for (int32_t i = 0; i < 64 && base + i <= end; i += step) {
+      const float* from = line + base + i;
+      const Vec<float> value = load(from) * before + load(from + p.stride) * after;
+      store(p.values + base + i, value);
+      above |= greater(value, high) << i;
+      below |= greater(low, value) << i;
     }
-    if (end - base < 64) bits &= (uint64_t{1} << (end - base)) - 1;
+    // bit i: cell base + i - 1 is settled if both samples of it are above, or both below
+    uint64_t bits = ~((above & (above << 1 | was_above)) | (below & (below << 1 | was_below)));
+    if (base == begin) bits &= ~uint64_t(1);
+    if (end - base < 63) bits &= (uint64_t{1} << (end - base + 1)) - 1;
+    was_above = above >> 63, was_below = below >> 63;
     for (; bits; bits &= bits - 1) {
-      const int32_t cell = base + __builtin_ctzll(bits);
+      const int32_t cell = base + __builtin_ctzll(bits) - 1;
       settle(cell);
       cross(p, line, before, after, cell, out);
       settled = cell + 1;
