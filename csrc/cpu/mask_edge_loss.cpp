@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "cpu/large_pages.h"
 #include "cpu/scratch.h"
 #include "cpu/simd/mask_edge_loss.h"
 #include "cpu/stored_type.h"
@@ -174,7 +173,6 @@ Tensor mask_edge_loss_backward(const Tensor& grad_, const Tensor& error_,
   std::vector<int64_t> sizes{s.rois, s.height, s.width};
   if (num_classes > 0) sizes.insert(sizes.begin() + 1, num_classes);
   auto out = empty(error, sizes, error.scalar_type());
-  ask_for_large_pages(out);
   with_stored_type(error, [&](auto stored, auto zero) {
     using S = decltype(stored);
     using T = decltype(zero);
