@@ -24,17 +24,21 @@ void transpose(const float* in, int64_t size, float* out, int64_t stride) {
   int64_t whole = 0;
 #if defined(__x86_64__)
   whole = size / 4 * 4;
-  for (int64_t i = 0; i < whole; i += 4) {
+  constexpr int64_t line = 16;  // numbers of `out` that are written one after the other
+  for (int64_t block = 0; block < whole; block += line) {
+    const int64_t end = block + line < whole ? block + line : whole;
     for (int64_t j = 0; j < whole; j += 4) {
-      const float* from = in + i * size + j;
-      float* to = out + j * stride + i;
-      __m128 a = _mm_loadu_ps(from), b = _mm_loadu_ps(from + size);
-      __m128 c = _mm_loadu_ps(from + 2 * size), d = _mm_loadu_ps(from + 3 * size);
-      _MM_TRANSPOSE4_PS(a, b, c, d);
-      _mm_storeu_ps(to, a);
-      _mm_storeu_ps(to + stride, b);
-      _mm_storeu_ps(to + 2 * stride, c);
-      _mm_storeu_ps(to + 3 * stride, d);
+      for (int64_t i = block; i < end; i += 4) {
+        const float* from = in + i * size + j;
+        float* to = out + j * stride + i;
+        __m128 a = _mm_loadu_ps(from), b = _mm_loadu_ps(from + size);
+        __m128 c = _mm_loadu_ps(from + 2 * size), d = _mm_loadu_ps(from + 3 * size);
+        _MM_TRANSPOSE4_PS(a, b, c, d);
+        _mm_storeu_ps(to, a);
+        _mm_storeu_ps(to + stride, b);
+        _mm_storeu_ps(to + 2 * stride, c);
+        _mm_storeu_ps(to + 3 * stride, d);
+      }
     }
   }
 #endif
@@ -49,13 +53,6 @@ float pad(const float* mask, int64_t size, bool columns, float* samples, int64_t
     samples[i * stride] = 0;
     __builtin_memset(samples + i * stride + size + 1, 0, (stride - size - 1) * sizeof(float));
   }
-  float* inside = samples + stride + 1;
-  if (columns) {
-    transpose(mask, size, inside, stride);
-  } else {
-    for (int64_t i = 0; i < size; ++i)
-      __builtin_memcpy(inside + i * stride, mask + i * size, size * sizeof(float));
-  }
   // as integers, magnitudes order as they do as numbers, and above all numbers are inf, then NaN
   int32_t largest = 0;
   for (int64_t i = 0; i < size * size; ++i) {
@@ -63,6 +60,13 @@ float pad(const float* mask, int64_t size, bool columns, float* samples, int64_t
     __builtin_memcpy(&bits, mask + i, sizeof(bits));
     bits &= 0x7fffffff;
     largest = bits > largest ? bits : largest;
+  }
+  float* inside = samples + stride + 1;
+  if (columns) {
+    transpose(mask, size, inside, stride);
+  } else {
+    for (int64_t i = 0; i < size; ++i)
+      __builtin_memcpy(inside + i * stride, mask + i * size, size * sizeof(float));
   }
   float magnitude;
   __builtin_memcpy(&magnitude, &largest, sizeof(magnitude));
