@@ -1,7 +1,6 @@
 #include "ops/feature_aggregation.h"
 
 #include "cpu/feature_aggregation.h"
-#include "cpu/large_pages.h"
 
 namespace dynamask {
 namespace {
@@ -280,7 +279,6 @@ Tensor feature_aggregation(const Tensor& x_, const Tensor& level_, const Tensor&
   const auto x = rows(x_), level = rows(level_), rois = dense(rois_, geometry);
   auto out =
       empty_images(x, s.rois, s.out_channels, s.out_height(), s.out_width(), is_channels_last(x_));
-  ask_for_large_pages(out);
   const auto run = [&](auto zero) {
     using T = decltype(zero);
     using G = Geometry<T>;
