@@ -48,9 +48,12 @@ class Places {
     for (int64_t y = 1; y < s.height - 1; ++y)
       for (int64_t x = 1; x < s.width - 1; ++x) inside[y * s.width + x] = T(~T(0));
     if (with_coarse) {
-      for (int64_t i = 0; i < area; ++i) {
-        const int64_t kind = i / s.width % 2 * 2 + i % s.width % 2;  // even, left, up, corner
-        if (kind > 0) tables_.data()[kind * size_ + i] = T(~T(0));
+      T *left = inside + size_, *up = left + size_, *corner = up + size_;
+      for (int64_t y = 0; y < s.height; ++y) {
+        T* even = y % 2 ? up : nullptr;  // an even column of an even row is its own site
+        T* odd = y % 2 ? corner : left;
+        for (int64_t x = 0; even && x < s.width; x += 2) even[y * s.width + x] = T(~T(0));
+        for (int64_t x = 1; x < s.width; x += 2) odd[y * s.width + x] = T(~T(0));
       }
     }
     for (int64_t start = 0; start < tables_.size(); start += size_)
