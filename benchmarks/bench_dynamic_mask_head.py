@@ -117,6 +117,6 @@ def cases():
         )
 
 
-@pytest.mark.parametrize("case", cases(), ids=lambda case: case.case.split(",")[0])
+@pytest.mark.parametrize("case", list(cases()), ids=lambda case: case.case.split(",")[0])
 def test_dynamic_mask_head(case, report):
     report(case)

@@ -188,6 +188,6 @@ def cases():
     )
 
 
-@pytest.mark.parametrize("case", cases(), ids=str)
+@pytest.mark.parametrize("case", list(cases()), ids=str)
 def test_model(case, report):
     report(case)

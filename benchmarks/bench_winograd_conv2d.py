@@ -42,6 +42,6 @@ def cases():
         )
 
 
-@pytest.mark.parametrize("case", cases(), ids=str)
+@pytest.mark.parametrize("case", list(cases()), ids=str)
 def test_winograd_conv2d(case, report):
     report(case)

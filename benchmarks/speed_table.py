@@ -13,7 +13,27 @@ README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- speed: made by benchmarks/speed_table.py -->\n", "<!-- /speed -->"
 
 # What a reader sees of the many rows: "op | case | dtype | direction | against".
-SHOWN = ("deform_conv2d | N=* G=1 channels_last | float32 | forward | torchvision",)
+SHOWN = (
+    "model | * | * | * | *",
+    "dynamic_mask_head | * | float32 | * | *",
+    "deform_conv2d | N=24 * G=1 NCHW | float32 | forward | torchvision",
+    "deform_conv2d | N=97 * | float32 | forward | torchvision",
+    "deform_conv2d | N=24 * G=1 NCHW | bfloat16 | forward | ours float32",
+    "deform_conv2d | N=24 * G=1 NCHW | float32 | backward | torchvision",
+    "feature_aggregation | N=24 * | * | * | *",
+    "winograd_conv2d | * | float32 | * | *",
+    "multiscale_roi_align | N=100 256@14 * | float32 | * | torchvision",
+    "multiscale_roi_align | N=512 256@14 * | float32 | * | torchvision",
+    "multiscale_roi_align | N=25 256@56 * | float32 | * | torchvision",
+    "encode_masks | * | * | * | *",
+    "paste_masks | N=100 M=28 * | * | * | *",
+    "nms | * | float32 | * | torchvision",
+    "mask_targets | * @14@28@56@112 | * | * | *",
+    "edge_targets | * 14+28+56+112 * | uint8 | * | *",
+    "mask_edge_loss | * own class | * | * | *",
+    "mask_edge_loss | * one class | float32 | * | *",
+    "class_logits | * | float32 | * | *",
+)
 
 
 def newest() -> list[dict[str, Any]]:

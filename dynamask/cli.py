@@ -194,6 +194,7 @@ def _eval(parser: _Parser) -> None:
             batch_size=args.batch_size,
             mask_size=args.mask_size,
             device=args.device,
+            precision=args.precision,
             out=args.out,
         )
         if args.json:
@@ -237,6 +238,7 @@ def _predict(parser: _Parser) -> None:
             batch_size=args.batch_size,
             mask_size=args.mask_size,
             device=args.device,
+            precision=args.precision,
         )
         if unreadable:
             listed = "\n  ".join(unreadable)
@@ -318,6 +320,12 @@ def _add_model(parser: _Parser) -> None:
         help="give every instance this size: 14, 28, 56 or 112",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (%(default)s)")
+    parser.add_argument(
+        "--precision",
+        choices=["fp32", "bf16"],
+        default="fp32",
+        help="of weights and feature maps (%(default)s)",
+    )
 
 
 def _add_options(parser: _Parser, found: Sequence[Option]) -> None:

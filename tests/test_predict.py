@@ -9,6 +9,7 @@ from PIL import Image
 
 from dynamask import DynaMask, cli
 from dynamask.checkpoint import Meta, load_model, save_weights
+from dynamask.cli import main
 from dynamask.config import load_config
 from dynamask.errors import InputError
 from dynamask.predict import as_pixels, find_images, predict, predict_files
@@ -176,6 +177,9 @@ def test_bf16(weights, photos, tmp_path):
     assert json.loads((tmp_path / "predictions.json").read_text())["annotations"]
     with pytest.raises(InputError, match="precision: expected one of fp32, bf16, got 'int4'"):
         predict_files(weights, [photos], tmp_path, device="cpu", precision="int4")
+    command = ["predict", str(weights), str(photos / "b.png"), "--out", str(tmp_path / "cli")]
+    assert main([*command, "--device", "cpu", "--precision", "bf16"]) == 0
+    assert (tmp_path / "cli/predictions.json").exists()
 
 
 def test_importing_the_package_is_light():
