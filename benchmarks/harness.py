@@ -2,8 +2,9 @@
 
 A case names our call, the call a user would pick instead, and a check that both agree; a failed
 check means no number. The calls are timed in turn, so that a noisy machine disturbs all alike; the
-median is kept and the ratio is what counts. One thread is timed by the CPU time of the process,
-more by the clock on the wall.
+median is kept and the ratio is what counts. A short call runs once untimed before each time it is
+timed: caches, and memory that a virtual machine has given back, are what the call before left. One
+thread is timed by the CPU time of the process, more by the clock on the wall.
 """
 
 import json
@@ -71,6 +72,9 @@ def in_turn(call: Callable[[], Any], between: Callable[[], None], rounds: int) -
     return times
 
 
+SHORT = 0.3  # seconds
+
+
 def seconds_of(call: Callable[[], Any]) -> float:
     start = clock()
     call()
@@ -86,18 +90,28 @@ def measure(case: Case, seconds: float = 2.0, run: Rounds = in_turn) -> dict[str
         run: Makes the rounds; pytest-benchmark comes in here.
     """
     case.check()
-    others = {"baseline": case.baseline}
+    calls = {"baseline": case.baseline, "ours": case.ours}
     if case.floor:
-        others["floor"] = case.floor
-    times: dict[str, list[float]] = {name: [] for name in others}
+        calls["floor"] = case.floor
+    # the first calls warm up, say how many rounds there is time for and which are short
+    once = {name: seconds_of(call) for name, call in calls.items()}
+    short = [name for name in calls if once[name] < SHORT]
+    per_round = sum(once.values()) + sum(once[name] for name in short)
+    rounds = min(max(3, int(seconds / max(per_round, 1e-6))), 1000)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+
+    others = [name for name in calls if name != "ours"]
+
+    def warm(name: str) -> None:
+        if name in short:
+            calls[name]()
 
     def time_others() -> None:
-        for name, call in others.items():
-            times[name].append(seconds_of(call))
+        for name in others:
+            warm(name)
+            times[name].append(seconds_of(calls[name]))
+        warm("ours")
 
-    # the first calls warm up and say how many rounds there is time for
-    once = sum(seconds_of(call) for call in (case.ours, *others.values()))
-    rounds = min(max(3, int(seconds / max(once, 1e-6))), 1000)
     times["ours"] = list(run(case.ours, time_others, rounds))
     median = {name: statistics.median(values) * 1e3 for name, values in times.items()}
     return {
