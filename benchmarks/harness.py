@@ -3,8 +3,9 @@
 A case names our call, the call a user would pick instead, and a check that both agree; a failed
 check means no number. The calls are timed in turn, so that a noisy machine disturbs all alike; the
 median is kept and the ratio is what counts. A short call runs once untimed before each time it is
-timed: caches, and memory that a virtual machine has given back, are what the call before left. One
-thread is timed by the CPU time of the process, more by the clock on the wall.
+timed, and one of microseconds as many times as make a millisecond: caches, and memory that a
+virtual machine has given back, are what the call before left. One thread is timed by the CPU time
+of the process, more by the clock on the wall.
 """
 
 import json
@@ -73,6 +74,19 @@ def in_turn(call: Callable[[], Any], between: Callable[[], None], rounds: int) -
 
 
 SHORT = 0.3  # seconds
+LEAST = 1e-3  # seconds that are timed at once
+
+
+def repeated(call: Callable[[], Any], times: int) -> Callable[[], Any]:
+    """A call that makes so many."""
+    if times == 1:
+        return call
+
+    def run() -> None:
+        for _ in range(times):
+            call()
+
+    return run
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
@@ -93,27 +107,32 @@ def measure(case: Case, seconds: float = 2.0, run: Rounds = in_turn) -> dict[str
     calls = {"baseline": case.baseline, "ours": case.ours}
     if case.floor:
         calls["floor"] = case.floor
-    # the first calls warm up, say how many rounds there is time for and which are short
+    for call in calls.values():
+        call()
+    # what one call takes says how often it is repeated, and how many rounds there is time for
     once = {name: seconds_of(call) for name, call in calls.items()}
+    repeats = {name: max(1, round(LEAST / max(once[name], 1e-7))) for name in calls}
+    units = {name: repeated(call, repeats[name]) for name, call in calls.items()}
     short = [name for name in calls if once[name] < SHORT]
-    per_round = sum(once.values()) + sum(once[name] for name in short)
-    rounds = min(max(3, int(seconds / max(per_round, 1e-6))), 1000)
+    per_round = sum(once[n] * repeats[n] * (2 if n in short else 1) for n in calls)
+    rounds = min(max(3, int(seconds / per_round)), 1000)
     times: dict[str, list[float]] = {name: [] for name in calls}
-
     others = [name for name in calls if name != "ours"]
 
     def warm(name: str) -> None:
         if name in short:
-            calls[name]()
+            units[name]()
 
     def time_others() -> None:
         for name in others:
             warm(name)
-            times[name].append(seconds_of(calls[name]))
+            times[name].append(seconds_of(units[name]))
         warm("ours")
 
-    times["ours"] = list(run(case.ours, time_others, rounds))
-    median = {name: statistics.median(values) * 1e3 for name, values in times.items()}
+    times["ours"] = list(run(units["ours"], time_others, rounds))
+    median = {
+        name: statistics.median(values) / repeats[name] * 1e3 for name, values in times.items()
+    }
     return {
         "op": case.op,
         "case": case.case,
