@@ -3,39 +3,6 @@
 #include <algorithm>
 
 namespace dynamask {
-namespace {
-
-// The average over one bin with the additions of roi_align, one sample after the other.
-float average_of_samples(const Foreground& foreground, const SampledAxis& y, const SampledAxis& x,
-                         int32_t bin_y, int32_t bin_x) {
-  const auto pixel = [&](int32_t row, int32_t column) -> float {
-    return foreground.lines_are_columns ? foreground.contains(column, row)
-                                        : foreground.contains(row, column);
-  };
-  float sum = 0;
-  for (int64_t i = 0; i < y.samples; ++i) {
-    const float at_y = y.corner(bin_y) + y.step(i);
-    if (!y.contains(at_y)) continue;
-    const auto v = y.at(at_y);
-    for (int64_t j = 0; j < x.samples; ++j) {
-      const float at_x = x.corner(bin_x) + x.step(j);
-      if (!x.contains(at_x)) continue;
-      const auto u = x.at(at_x);
-      sum += v.at_low * u.at_low * pixel(v.low, u.low) +
-             v.at_low * u.at_high * pixel(v.low, u.high) +
-             v.at_high * u.at_low * pixel(v.high, u.low) +
-             v.at_high * u.at_high * pixel(v.high, u.high);
-    }
-  }
-  return sum / float(y.samples * x.samples);
-}
-
-// Twice what rounding can do to a sum of this many terms that is about 0.5
-float rounding_margin(const SampledAxis& y, const SampledAxis& x) {
-  return (float(y.samples) * float(x.samples) + 64) * 0x1p-24f;
-}
-
-}  // namespace
 
 bool Foreground::contains(int32_t line_, int32_t position) const {
   const int32_t* begin = line(line_);
@@ -120,6 +87,9 @@ void CoverageTargets::operator()(const Foreground& foreground, const SampledAxis
   }
   coverage_.resize(size), target_.resize(size);
   const float margin = rounding_margin(y, x);
+  const auto pixel = [&](int32_t row, int32_t column) -> float {
+    return transposed ? foreground.contains(column, row) : foreground.contains(row, column);
+  };
   for (int64_t b = 0; b < size; ++b) {
     kernels.add_lines(reduced_.data() + across.first[b] * size, across.weights + across.offset[b],
                       across.end[b] - across.first[b], size, coverage_.data());
@@ -128,7 +98,7 @@ void CoverageTargets::operator()(const Foreground& foreground, const SampledAxis
       for (int64_t j = 0; j < size; ++j) {
         if (std::fabs(coverage_[j] - .5f) > margin) continue;
         const auto bin_y = int32_t(transposed ? j : b), bin_x = int32_t(transposed ? b : j);
-        target[j] = average_of_samples(foreground, y, x, bin_y, bin_x) >= .5f;
+        target[j] = average_of_samples(y, x, bin_y, bin_x, pixel) >= .5f;
       }
     }
     if (transposed)

@@ -42,7 +42,7 @@ struct BitmapBin {
     return pixels[row * x.length + column] != 0;
   }
 
-  // The average with the samples of each axis merged by pixel: exact up to margin().
+  // The average with the samples of each axis merged by pixel: exact up to rounding_margin().
   DYNAMASK_HOST_DEVICE float average() const {
     float sum = 0;
     for_each_merged(y, bin_y, [&](int32_t row, float weight_y) {
@@ -52,30 +52,6 @@ struct BitmapBin {
       sum += weight_y * of_row;
     });
     return sum / (float(y.samples) * float(x.samples));
-  }
-
-  // Twice what rounding can do to a sum of this many terms that is about 0.5.
-  DYNAMASK_HOST_DEVICE float margin() const {
-    return (float(y.samples) * float(x.samples) + 64) * 0x1p-24f;
-  }
-
-  // The same with the additions of roi_align, one sample after the other.
-  DYNAMASK_HOST_DEVICE float average_of_samples() const {
-    float sum = 0;
-    for (int64_t i = 0; i < y.samples; ++i) {
-      const float at_y = y.corner(bin_y) + y.step(i);
-      if (!y.contains(at_y)) continue;
-      const auto v = y.at(at_y);
-      for (int64_t j = 0; j < x.samples; ++j) {
-        const float at_x = x.corner(bin_x) + x.step(j);
-        if (!x.contains(at_x)) continue;
-        const auto u = x.at(at_x);
-        sum += v.at_low * u.at_low * at(v.low, u.low) + v.at_low * u.at_high * at(v.low, u.high) +
-               v.at_high * u.at_low * at(v.high, u.low) +
-               v.at_high * u.at_high * at(v.high, u.high);
-      }
-    }
-    return sum / float(y.samples * x.samples);
   }
 
  private:
@@ -125,7 +101,10 @@ static __global__ void mask_targets_kernel(const __grid_constant__ TargetBoxes<f
     if (!empty) {
       bin.bin_y = i / size, bin.bin_x = i % size;
       average = bin.average();
-      if (fabsf(average - .5f) <= bin.margin()) average = bin.average_of_samples();
+      if (fabsf(average - .5f) <= rounding_margin(bin.y, bin.x))
+        average =
+            average_of_samples(bin.y, bin.x, bin.bin_y, bin.bin_x,
+                               [&](int64_t row, int64_t column) { return bin.at(row, column); });
     }
     out[i] = average >= .5f;
   }

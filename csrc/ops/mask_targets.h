@@ -85,6 +85,34 @@ DYNAMASK_HOST_DEVICE SampledAxis sampled_axis(float low, float high, int32_t siz
   return {start, bin, countable ? int64_t(std::ceil(bin)) : 0, size, int32_t(length)};
 }
 
+// The average over one bin with the additions of roi_align, one sample after the other; pixel(row,
+// column) is 0 or 1.
+template <typename Pixel>
+DYNAMASK_HOST_DEVICE float average_of_samples(const SampledAxis& y, const SampledAxis& x,
+                                              int32_t bin_y, int32_t bin_x, const Pixel& pixel) {
+  float sum = 0;
+  for (int64_t i = 0; i < y.samples; ++i) {
+    const float at_y = y.corner(bin_y) + y.step(i);
+    if (!y.contains(at_y)) continue;
+    const auto v = y.at(at_y);
+    for (int64_t j = 0; j < x.samples; ++j) {
+      const float at_x = x.corner(bin_x) + x.step(j);
+      if (!x.contains(at_x)) continue;
+      const auto u = x.at(at_x);
+      sum += v.at_low * u.at_low * pixel(v.low, u.low) +
+             v.at_low * u.at_high * pixel(v.low, u.high) +
+             v.at_high * u.at_low * pixel(v.high, u.low) +
+             v.at_high * u.at_high * pixel(v.high, u.high);
+    }
+  }
+  return sum / float(y.samples * x.samples);
+}
+
+// Twice what rounding can do to a sum of this many terms that is about 0.5.
+DYNAMASK_HOST_DEVICE float rounding_margin(const SampledAxis& y, const SampledAxis& x) {
+  return (float(y.samples) * float(x.samples) + 64) * 0x1p-24f;
+}
+
 // Rows of a bit mask are whole 64-bit words, column k in bit k % 64 of word k / 64.
 DYNAMASK_HOST_DEVICE int32_t words_per_row(int32_t size) { return (size + 63) / 64; }
 
