@@ -15,9 +15,9 @@ STABLE_TORCH_LIBRARY(dynamask, m) {
       "bool needs_offset, bool needs_weight, bool needs_mask) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "feature_aggregation(Tensor x, Tensor level, Tensor rois, float spatial_scale, "
-      "Tensor reduce_weight, Tensor reduce_bias, Tensor project_weight, Tensor project_bias, "
-      "Tensor offset1_weight, Tensor offset1_bias, Tensor align_weight, Tensor offset2_weight, "
-      "Tensor offset2_bias, Tensor attend_weight) -> Tensor");
+      "Tensor? count, Tensor reduce_weight, Tensor reduce_bias, Tensor project_weight, "
+      "Tensor project_bias, Tensor offset1_weight, Tensor offset1_bias, Tensor align_weight, "
+      "Tensor offset2_weight, Tensor offset2_bias, Tensor attend_weight) -> Tensor");
   m.def(
       "roi_align(Tensor input, Tensor boxes, SymInt[] output_size, float spatial_scale, "
       "int sampling_ratio, bool aligned) -> Tensor");

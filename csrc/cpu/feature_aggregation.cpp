@@ -262,23 +262,31 @@ ScalarType image_dtype(const FeatureAggregationShape& s, const Tensor& x) {
 }
 
 Tensor feature_aggregation(const Tensor& x_, const Tensor& level_, const Tensor& rois_,
-                           double spatial_scale, const Tensor& reduce_weight,
-                           const Tensor& reduce_bias, const Tensor& project_weight,
-                           const Tensor& project_bias, const Tensor& offset1_weight,
-                           const Tensor& offset1_bias, const Tensor& align_weight,
-                           const Tensor& offset2_weight, const Tensor& offset2_bias,
-                           const Tensor& attend_weight) {
-  const auto s = feature_aggregation_shape(
-      x_, level_, rois_, reduce_weight, reduce_bias, project_weight, project_bias, offset1_weight,
-      offset1_bias, align_weight, offset2_weight, offset2_bias, attend_weight);
+                           double spatial_scale, const std::optional<Tensor>& count,
+                           const Tensor& reduce_weight, const Tensor& reduce_bias,
+                           const Tensor& project_weight, const Tensor& project_bias,
+                           const Tensor& offset1_weight, const Tensor& offset1_bias,
+                           const Tensor& align_weight, const Tensor& offset2_weight,
+                           const Tensor& offset2_bias, const Tensor& attend_weight) {
+  auto s = feature_aggregation_shape(x_, level_, rois_, reduce_weight, reduce_bias, project_weight,
+                                     project_bias, offset1_weight, offset1_bias, align_weight,
+                                     offset2_weight, offset2_bias, attend_weight);
   const auto dtype = image_dtype(s, x_), geometry = compute_dtype(x_);
   const auto rows = [&](const Tensor& t) {
     return torch::stable::contiguous(to(t, dtype), torch::headeronly::MemoryFormat::ChannelsLast);
   };
   const auto dense = [](const Tensor& t, ScalarType type) { return contiguous(to(t, type)); };
-  const auto x = rows(x_), level = rows(level_), rois = dense(rois_, geometry);
-  auto out =
-      empty_images(x, s.rois, s.out_channels, s.out_height(), s.out_width(), is_channels_last(x_));
+  const auto images = [&](const Tensor& like) {
+    return empty_images(like, s.rois, s.out_channels, s.out_height(), s.out_width(),
+                        is_channels_last(x_));
+  };
+  const auto all = images(x_);
+  if (count) s.rois = std::clamp<int64_t>(*count->const_data_ptr<int64_t>(), 0, s.rois);
+  if (s.rois == 0 || all.numel() == 0) return all;
+  const auto first = [&](Tensor t) { return torch::stable::narrow(t, 0, 0, s.rois); };
+  const auto x = rows(first(x_)), level = rows(level_), rois = dense(first(rois_), geometry);
+  auto out = first(all);
+  const auto computed = dtype == x_.scalar_type() ? out : images(x);
   const auto run = [&](auto zero) {
     using T = decltype(zero);
     using G = Geometry<T>;
@@ -299,16 +307,15 @@ Tensor feature_aggregation(const Tensor& x_, const Tensor& level_, const Tensor&
         deformable(attend_weight)};
     Forward<T>(s, convolutions, static_cast<const T*>(x.data_ptr()),
                static_cast<const T*>(level.data_ptr()), rois.template const_data_ptr<G>(),
-               G(spatial_scale), write_images<T>(out))
+               G(spatial_scale), write_images<T>(computed))
         .run();
   };
-  if (out.numel() > 0) {
-    if (dtype == ScalarType::BFloat16)
-      run(simd::BFloat16{});
-    else
-      with_compute_type(x, run);
-  }
-  return to(out, x_.scalar_type());
+  if (dtype == ScalarType::BFloat16)
+    run(simd::BFloat16{});
+  else
+    with_compute_type(x, run);
+  if (dtype != x_.scalar_type()) torch::stable::copy_(out, computed);
+  return all;
 }
 
 }  // namespace

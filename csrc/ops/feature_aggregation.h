@@ -19,7 +19,7 @@
 namespace dynamask {
 
 struct FeatureAggregationShape {
-  int64_t rois, channels, height, width;  // of the features that come in
+  int64_t rois, channels, height, width;  // of the features that come in, or of those that count
   int64_t out_channels, offset_groups;
   int64_t batch, level_height, level_width;
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dynamask.ops._check import check_dims, check_float, check_size
+from dynamask.ops._check import check_dims, check_float, check_range, check_size
 from dynamask.ops._rois import as_rois, is_channels_last, new_empty
 from dynamask.ops.deform_conv2d import deform_conv2d
 from dynamask.ops.roi_align import roi_align
@@ -44,6 +44,8 @@ def feature_aggregation(
     rois: Tensor,
     spatial_scale: float,
     weights: FeatureAggregationWeights,
+    *,
+    count: Tensor | None = None,
 ) -> Tensor:
     """Doubles RoI features and aligns them with the same region of a finer pyramid level.
 
@@ -66,26 +68,31 @@ def feature_aggregation(
         rois: [N, 5] of (image, x1, y1, x2, y2), corners in pixels of the image.
         spatial_scale: Pixels of the level per pixel of the image, such as 1/8.
         weights: The convolutions.
+        count: How many RoIs to compute, from the first: one int64 on the device of ``x``, which
+            only the kernel reads. None is all of them.
 
     Returns:
         [N, C', 2 H, 2 W] of the dtype of ``x``. Geometry and sums are in fp32 (fp64 for fp64). The
-        crop of a box with a coordinate that is not finite is zero.
+        crop of a box with a coordinate that is not finite is zero. What stands in the rows from
+        ``count`` on has no meaning.
 
     Raises:
-        TypeError: if a tensor is not of a floating dtype.
+        TypeError: if a tensor is not of a floating dtype, or ``count`` not int64.
         ValueError: if shapes or devices do not fit together, or on the CPU a box is on an image out
-            of range.
+            of range or ``count`` not in [0, N].
     """
     weights = FeatureAggregationWeights(*weights)
     _check(x, level, rois, weights)
     rois = as_rois("feature_aggregation", rois, level.shape[0])
+    if count is not None:
+        count = _check_count(count, x)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (x, level, *weights)):
         return _differentiable(x, level, rois, spatial_scale, weights)
-    return torch.ops.dynamask.feature_aggregation(x, level, rois, spatial_scale, *weights)
+    return torch.ops.dynamask.feature_aggregation(x, level, rois, spatial_scale, count, *weights)
 
 
 def _differentiable(x, level, rois, spatial_scale, weights) -> Tensor:
-    """The same, made of operators that have gradients."""
+    """The same, of all RoIs, made of operators that have gradients."""
     w = FeatureAggregationWeights(*(t.to(x.dtype) for t in weights))
     x = F.relu_(F.conv2d(x, w.reduce_weight, w.reduce_bias))
     x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
@@ -124,8 +131,20 @@ def _check(x: Tensor, level: Tensor, rois: Tensor, weights: FeatureAggregationWe
             raise ValueError(f"{op}: expected {name} {list(shape)}, got {list(weight.shape)}")
 
 
+def _check_count(count: Tensor, x: Tensor) -> Tensor:
+    op = "feature_aggregation"
+    if count.dtype != torch.int64:
+        raise TypeError(f"{op}: expected count of int64, got {count.dtype}")
+    if count.device != x.device:
+        raise ValueError(f"{op}: expected count on {x.device}, got {count.device}")
+    check_size(op, "values in count", 1, count.numel())
+    count = count.reshape(1)
+    check_range(op, "count", count, x.shape[0] + 1)
+    return count
+
+
 @torch.library.register_fake("dynamask::feature_aggregation")
-def _(x, level, rois, spatial_scale, *weights):
+def _(x, level, rois, spatial_scale, count, *weights):
     size = [x.shape[0], weights[0].shape[0], 2 * x.shape[2], 2 * x.shape[3]]
     return new_empty(x, size, is_channels_last(x))
 

@@ -7,8 +7,19 @@ from dynamask.reference.roi_align import roi_align
 
 
 def feature_aggregation(
-    x: Tensor, level: Tensor, rois: Tensor, spatial_scale: float, weights: tuple[Tensor, ...]
+    x: Tensor,
+    level: Tensor,
+    rois: Tensor,
+    spatial_scale: float,
+    weights: tuple[Tensor, ...],
+    *,
+    count: Tensor | None = None,
 ) -> Tensor:
+    if count is not None:
+        first = slice(int(count))
+        out = x.new_full((len(x), len(weights[0]), 2 * x.shape[2], 2 * x.shape[3]), torch.nan)
+        out[first] = feature_aggregation(x[first], level, rois[first], spatial_scale, weights)
+        return out
     reduce, reduce_bias, project, project_bias, offset1, offset1_bias, *others = weights
     align, offset2, offset2_bias, attend = others
     x = F.conv2d(x, reduce, reduce_bias).relu()

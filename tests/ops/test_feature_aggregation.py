@@ -114,6 +114,36 @@ def test_matches_reference(case, dtype, layout):
     assert_as_accurate(out, exact, plain)
 
 
+@pytest.mark.parametrize("count", [0, 1, 5, 7])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_computes_the_first_of_them(layout, dtype, count):
+    x, *others = args = inputs("one group", dtype)
+    how_many = torch.tensor([count])
+    x = x.contiguous(memory_format=layout)
+    x[count:] = torch.nan
+    out = feature_aggregation(x, *others, count=how_many)
+    assert out.shape == (7, 32, 14, 14)
+    assert out.is_contiguous(memory_format=layout)
+    exact = reference(*to(torch.float64, args), count=how_many)
+    plain = reference(*args, count=how_many)
+    assert_as_accurate(out[:count], exact[:count], plain[:count])
+    assert torch.equal(out[:count], feature_aggregation(x, *others)[:count])
+
+
+@pytest.mark.parametrize("case", ["one group", "no RoI"])
+def test_a_count_may_need_gradients(case):
+    leaves, args = leaves_of(inputs(case))
+    n = len(args[0])
+    out = feature_aggregation(*args, count=torch.tensor(n // 2))[: n // 2]
+    expected = reference(*args)[: n // 2]
+    torch.testing.assert_close(out, expected)
+    grad = torch.randn_like(expected)
+    theirs = torch.autograd.grad(expected, leaves, grad)
+    for actual, wanted in zip(torch.autograd.grad(out, leaves, grad), theirs):
+        torch.testing.assert_close(actual, wanted)
+
+
 @pytest.mark.parametrize("needs_grad", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_keeps_the_layout(layout, needs_grad):
@@ -180,18 +210,20 @@ def test_whatever_needs_a_gradient_gets_it(which):
 def test_the_kernel_itself_refuses_to_lose_a_gradient():
     x, level, rois, scale, weights = inputs("few channels")
     op = torch.ops.dynamask.feature_aggregation
-    out = op(x.requires_grad_(), level, rois, scale, *weights)
+    out = op(x.requires_grad_(), level, rois, scale, None, *weights)
     with pytest.raises(
         NotImplementedError, match="feature_aggregation: the kernel has no gradient"
     ):
         out.sum().backward()
 
 
+@pytest.mark.parametrize("count", [None, 3])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_registration(layout):
+def test_registration(layout, count):
     x, level, rois, scale, weights = inputs("few channels", torch.float32)
     x = x.contiguous(memory_format=layout)
-    args = (x, level, rois, scale, *weights)
+    count = None if count is None else torch.tensor([count])
+    args = (x, level, rois, scale, count, *weights)
     assert_op_is_registered(torch.ops.dynamask.feature_aggregation.default, args)
 
 
@@ -204,6 +236,9 @@ def test_compiles_without_a_graph_break(needs_grad):
         out = compiled(x, *others)
         assert out.requires_grad == needs_grad
         torch.testing.assert_close(out, feature_aggregation(x, *others))
+        count = torch.tensor([2])
+        out = compiled(x, *others, count=count)
+        torch.testing.assert_close(out[:2], feature_aggregation(x, *others, count=count)[:2])
 
 
 def change(index, change):
@@ -241,3 +276,20 @@ def change(index, change):
 def test_says_what_is_wrong(what, how, error, message):
     with pytest.raises(error, match=f"feature_aggregation: .*{message}"):
         feature_aggregation(*change(what, how))
+
+
+@pytest.mark.parametrize(
+    ("count", "error", "message"),
+    [
+        (torch.tensor([1.0]), TypeError, "expected count of int64, got torch.float32"),
+        (torch.tensor([1, 2]), ValueError, "expected values in count 1, got 2"),
+        (torch.tensor([4]), ValueError, r"expected count in \[0, 4\), got 4 in row 0"),
+        (torch.tensor(-1), ValueError, r"expected count in \[0, 4\), got -1 in row 0"),
+        (torch.empty(1, dtype=torch.int64, device="meta"), ValueError, "expected count on .*meta"),
+    ],
+)
+def test_says_what_is_wrong_with_a_count(count, error, message):
+    with torch.device("cpu"):
+        args = inputs("few channels")
+    with pytest.raises(error, match=f"feature_aggregation: {message}"):
+        feature_aggregation(*args, count=count)
