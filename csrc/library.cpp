@@ -12,7 +12,8 @@ STABLE_TORCH_LIBRARY(dynamask, m) {
   m.def(
       "deform_conv2d_backward(Tensor grad, Tensor input, Tensor offset, Tensor weight, "
       "Tensor? mask, int[] stride, int[] padding, int[] dilation, bool needs_input, "
-      "bool needs_offset, bool needs_weight, bool needs_mask) -> (Tensor, Tensor, Tensor, Tensor)");
+      "bool needs_offset, bool needs_weight, bool needs_mask, bool deterministic) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "feature_aggregation(Tensor x, Tensor level, Tensor rois, float spatial_scale, "
       "Tensor? count, Tensor reduce_weight, Tensor reduce_bias, Tensor project_weight, "

@@ -4,50 +4,18 @@
 
 namespace dynamask {
 
-DeformConv2dShape deform_conv2d_shape(const Tensor& input, const Tensor& offset,
-                                      const Tensor& weight, const std::optional<Tensor>& mask,
-                                      const std::vector<int64_t>& stride,
-                                      const std::vector<int64_t>& padding,
-                                      const std::vector<int64_t>& dilation) {
-  // the Python face says in words what does not fit; here it only must not run
-  const auto require = [](bool fits) {
-    STD_TORCH_CHECK(fits, "deform_conv2d: expected shapes that fit together");
-  };
-  require(input.dim() == 4 && offset.dim() == 4 && weight.dim() == 4);
-  require(stride.size() == 2 && padding.size() == 2 && dilation.size() == 2);
-  for (int i = 0; i < 2; ++i) require(stride[i] > 0 && dilation[i] > 0 && padding[i] >= 0);
-  DeformConv2dShape s{};
-  s.batch = input.size(0), s.channels = input.size(1);
-  s.height = input.size(2), s.width = input.size(3);
-  s.out_channels = weight.size(0);
-  s.kernel_height = weight.size(2), s.kernel_width = weight.size(3);
-  require(s.taps() > 0);
-  s.stride_height = stride[0], s.stride_width = stride[1];
-  s.padding_height = padding[0], s.padding_width = padding[1];
-  s.dilation_height = dilation[0], s.dilation_width = dilation[1];
-  const auto out_size = [](int64_t size, int64_t pad, int64_t dilate, int64_t kernel,
-                           int64_t step) {
-    return (size + 2 * pad - dilate * (kernel - 1) - 1) / step + 1;
-  };
-  s.out_height = out_size(s.height, padding[0], dilation[0], s.kernel_height, stride[0]);
-  s.out_width = out_size(s.width, padding[1], dilation[1], s.kernel_width, stride[1]);
-  s.groups = weight.size(1) > 0 ? s.channels / weight.size(1) : 1;
-  s.offset_groups = offset.size(1) / (2 * s.taps());
-  require(s.groups > 0 && s.offset_groups > 0 && s.groups * weight.size(1) == s.channels);
-  require(s.out_channels % s.groups == 0 && s.channels % s.offset_groups == 0);
-  const auto has_plane_per = [&](const Tensor& t, int64_t planes) {
-    return t.dim() == 4 && t.size(0) == s.batch &&
-           t.size(1) == planes * s.offset_groups * s.taps() && t.size(2) == s.out_height &&
-           t.size(3) == s.out_width;
-  };
-  require(s.out_height > 0 && s.out_width > 0 && has_plane_per(offset, 2));
-  require(!mask || has_plane_per(*mask, 1));
-  // pixels are counted in 32 bits, and rows in floats
+DeformConv2dShape checked_shape(const Tensor& input, const Tensor& offset, const Tensor& weight,
+                                const std::optional<Tensor>& mask,
+                                const std::vector<int64_t>& stride,
+                                const std::vector<int64_t>& padding,
+                                const std::vector<int64_t>& dilation) {
+  const auto s = deform_conv2d_shape(input, offset, weight, mask, stride, padding, dilation);
+  STD_TORCH_CHECK(s, "deform_conv2d: expected shapes that fit together");
   STD_TORCH_CHECK(
-      (s.height + 3) * (s.width + 2) <= INT32_MAX && std::max(s.height, s.width) < (1 << 24),
+      s->is_countable(),
       "deform_conv2d: expected images of fewer than 2^24 rows and columns and 2^31 pixels, got ",
-      s.height, " x ", s.width);
-  return s;
+      s->height, " x ", s->width);
+  return *s;
 }
 
 Tensor dense_planes(const Tensor& t, ScalarType dtype) {
@@ -219,7 +187,7 @@ Tensor deform_conv2d(const Tensor& input_, const Tensor& offset_, const Tensor& 
                      const std::optional<Tensor>& bias_, std::vector<int64_t> stride,
                      std::vector<int64_t> padding, std::vector<int64_t> dilation,
                      const std::optional<Tensor>& mask_) {
-  const auto s = deform_conv2d_shape(input_, offset_, weight_, mask_, stride, padding, dilation);
+  const auto s = checked_shape(input_, offset_, weight_, mask_, stride, padding, dilation);
   STD_TORCH_CHECK(!bias_ || bias_->numel() == s.out_channels,
                   "deform_conv2d: expected one bias per output channel");
   const auto dtype = forward_dtype(input_), geometry = compute_dtype(input_);

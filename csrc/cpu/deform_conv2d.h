@@ -27,11 +27,11 @@
 namespace dynamask {
 
 // Refuses shapes that do not fit together.
-DeformConv2dShape deform_conv2d_shape(const Tensor& input, const Tensor& offset,
-                                      const Tensor& weight, const std::optional<Tensor>& mask,
-                                      const std::vector<int64_t>& stride,
-                                      const std::vector<int64_t>& padding,
-                                      const std::vector<int64_t>& dilation);
+DeformConv2dShape checked_shape(const Tensor& input, const Tensor& offset, const Tensor& weight,
+                                const std::optional<Tensor>& mask,
+                                const std::vector<int64_t>& stride,
+                                const std::vector<int64_t>& padding,
+                                const std::vector<int64_t>& dilation);
 
 // A contiguous range of the columns (tap, channel) of a weight group: whole taps, or a part of one.
 struct ColumnChunk {

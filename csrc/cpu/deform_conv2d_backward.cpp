@@ -272,8 +272,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
     const Tensor& grad_, const Tensor& input_, const Tensor& offset_, const Tensor& weight_,
     const std::optional<Tensor>& mask_, std::vector<int64_t> stride, std::vector<int64_t> padding,
     std::vector<int64_t> dilation, bool needs_input, bool needs_offset, bool needs_weight,
-    bool needs_mask) {
-  const auto s = deform_conv2d_shape(input_, offset_, weight_, mask_, stride, padding, dilation);
+    bool needs_mask, bool /*deterministic*/) {
+  const auto s = checked_shape(input_, offset_, weight_, mask_, stride, padding, dilation);
   STD_TORCH_CHECK(grad_.dim() == 4 && grad_.size(0) == s.batch && grad_.size(1) == s.out_channels &&
                       grad_.size(2) == s.out_height && grad_.size(3) == s.out_width,
                   "deform_conv2d_backward: expected grad of the shape of the output");

@@ -16,6 +16,8 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <vector>
 
 #include "common/host_device.h"
 
@@ -35,7 +37,54 @@ struct DeformConv2dShape {
   DYNAMASK_HOST_DEVICE int64_t group_channels() const { return channels / groups; }
   DYNAMASK_HOST_DEVICE int64_t group_out_channels() const { return out_channels / groups; }
   DYNAMASK_HOST_DEVICE int64_t offset_group_channels() const { return channels / offset_groups; }
+
+  // pixels are counted in 32 bits, and rows in floats
+  bool is_countable() const {
+    return (height + 3) * (width + 2) <= INT32_MAX && height < (1 << 24) && width < (1 << 24);
+  }
 };
+
+// The shape of a call, or nothing if the tensors do not fit together: the Python face says in words
+// what does not.
+template <typename Tensor>
+std::optional<DeformConv2dShape> deform_conv2d_shape(const Tensor& input, const Tensor& offset,
+                                                     const Tensor& weight,
+                                                     const std::optional<Tensor>& mask,
+                                                     const std::vector<int64_t>& stride,
+                                                     const std::vector<int64_t>& padding,
+                                                     const std::vector<int64_t>& dilation) {
+  if (input.dim() != 4 || offset.dim() != 4 || weight.dim() != 4) return {};
+  if (stride.size() != 2 || padding.size() != 2 || dilation.size() != 2) return {};
+  for (int i = 0; i < 2; ++i)
+    if (stride[i] <= 0 || dilation[i] <= 0 || padding[i] < 0) return {};
+  DeformConv2dShape s{};
+  s.batch = input.size(0), s.channels = input.size(1);
+  s.height = input.size(2), s.width = input.size(3);
+  s.out_channels = weight.size(0);
+  s.kernel_height = weight.size(2), s.kernel_width = weight.size(3);
+  if (s.taps() <= 0) return {};
+  s.stride_height = stride[0], s.stride_width = stride[1];
+  s.padding_height = padding[0], s.padding_width = padding[1];
+  s.dilation_height = dilation[0], s.dilation_width = dilation[1];
+  const auto out_size = [](int64_t size, int64_t pad, int64_t dilate, int64_t kernel,
+                           int64_t step) {
+    return (size + 2 * pad - dilate * (kernel - 1) - 1) / step + 1;
+  };
+  s.out_height = out_size(s.height, padding[0], dilation[0], s.kernel_height, stride[0]);
+  s.out_width = out_size(s.width, padding[1], dilation[1], s.kernel_width, stride[1]);
+  s.groups = weight.size(1) > 0 ? s.channels / weight.size(1) : 1;
+  s.offset_groups = offset.size(1) / (2 * s.taps());
+  if (s.groups <= 0 || s.offset_groups <= 0 || s.groups * weight.size(1) != s.channels) return {};
+  if (s.out_channels % s.groups != 0 || s.channels % s.offset_groups != 0) return {};
+  const auto has_plane_per = [&](const Tensor& t, int64_t planes) {
+    return t.dim() == 4 && t.size(0) == s.batch &&
+           t.size(1) == planes * s.offset_groups * s.taps() && t.size(2) == s.out_height &&
+           t.size(3) == s.out_width;
+  };
+  if (s.out_height <= 0 || s.out_width <= 0 || !has_plane_per(offset, 2)) return {};
+  if (mask && !has_plane_per(*mask, 1)) return {};
+  return s;
+}
 
 // Where one tap of one output pixel reads: between rows y and y + 1, columns x and x + 1; fy and fx
 // in [0, 1) say how far below and right of (y, x). A coordinate outside, or one that is no number,

@@ -228,7 +228,7 @@ def _(input, offset, weight, bias, stride, padding, dilation, mask):
 @torch.library.register_fake("dynamask::deform_conv2d_backward")
 def _(
     grad, input, offset, weight, mask, stride, padding, dilation,
-    needs_input, needs_offset, needs_weight, needs_mask,
+    needs_input, needs_offset, needs_weight, needs_mask, deterministic,
 ):  # fmt: skip
     def gradient(like, needed):
         return _empty_as(like, like.shape) if needed else like.new_empty(0)
@@ -252,8 +252,10 @@ def _backward(ctx, grad):
     needed = (needs_input, needs_offset, needs_weight, needs_mask)
     grads: list[Tensor | None] = [None] * 4
     if any(needed):
+        numbers = (ctx.stride, ctx.padding, ctx.dilation)
+        deterministic = torch.are_deterministic_algorithms_enabled()
         grads = torch.ops.dynamask.deform_conv2d_backward(
-            grad, input, offset, weight, mask, ctx.stride, ctx.padding, ctx.dilation, *needed
+            grad, input, offset, weight, mask, *numbers, *needed, deterministic
         )
     grad_input, grad_offset, grad_weight, grad_mask = (
         g if need else None for g, need in zip(grads, needed)

@@ -289,7 +289,7 @@ def test_registration(case, layout):
     detached = [x if x is None else x.detach() for x in leaves]
     out = torch.ops.dynamask.deform_conv2d(*detached[:4], *pairs, detached[4])
     for needs in ([True] * 4, [False, True, True, False]):
-        args = (out, *detached[:3], detached[4], *pairs, *needs)
+        args = (out, *detached[:3], detached[4], *pairs, *needs, True)
         assert_op_is_registered(torch.ops.dynamask.deform_conv2d_backward.default, args)
 
 
