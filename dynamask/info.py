@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ INSTRUCTION_SETS: dict[str, set[str]] = {
     "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
     "avx512bf16": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16"},
 }
+
+SEATS = ("Triton", "CUDA C++", "composition", "none")  # who can serve an operator on a GPU
 
 
 def info(
@@ -95,7 +99,7 @@ def kernels() -> dict[str, Any]:
         "cpu": instruction_set(),
         "cuda": cuda_kernels(),
         "triton": triton_kernels(),
-        "operators": sorted(_operators()),
+        "operators": cuda_seats(),
     }
 
 
@@ -127,11 +131,42 @@ def cuda_kernels() -> str:
 
 
 def triton_kernels() -> str:
-    """The operators whose CUDA kernels are in Triton, or why there are none."""
+    """Whether Triton kernels are used, and if not, why."""
     from dynamask import _triton
 
     reason = _triton.why_not()
-    return ", ".join(_triton.OPERATORS) if reason is None else f"not used: {reason}"
+    return "used" if reason is None else f"not used: {reason}"
+
+
+def cuda_seats() -> dict[str, dict[str, str | None]]:
+    """What serves each operator on a GPU, and why that is not Triton.
+
+    ``{"nms": {"cuda": "CUDA C++", "why": "no Triton kernel"}}``; a seat is ``"Triton"``,
+    ``"CUDA C++"``, ``"composition"`` (of other operators) or ``"none"``.
+    """
+    import dynamask.ops  # noqa: F401  (takes the seats)
+
+    return {schema: dict(zip(("cuda", "why"), _cuda_seat(schema))) for schema in sorted(_schemas())}
+
+
+def _cuda_seat(schema: str) -> tuple[str, str | None]:
+    from dynamask import _library, _triton
+
+    seat = _triton.SEATS.get(schema)
+    if seat is not None and seat.failure is None:
+        return "Triton", None
+    why = "no Triton kernel"
+    if schema in _triton.OPERATORS:
+        why = seat.failure if seat is not None and seat.failure else f"Triton is {triton_kernels()}"
+    if schema in _library.COMPOSED:
+        return "composition", why
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key(f"dynamask::{schema}", "CUDA")
+    if has_kernel and (seat is None or seat.below is not None):
+        return "CUDA C++", why
+    if schema in _library.CPU_ONLY:
+        return "none", "for the CPU"
+    is_built = _library.HAS_CUDA_KERNELS
+    return "none", f"{why}; {'no kernel in CUDA C++' if is_built else 'CUDA C++ is not loaded'}"
 
 
 def print_info(facts: dict[str, Any]) -> None:
@@ -164,7 +199,21 @@ def print_info(facts: dict[str, Any]) -> None:
         print(f"{'cpu kernels':18}{facts['kernels']['cpu']}")
         print(f"{'cuda kernels':18}{facts['kernels']['cuda']}")
         print(f"{'triton kernels':18}{facts['kernels']['triton']}")
-        print(f"{'operators':18}{', '.join(facts['kernels']['operators'])}")
+        print("operators on a GPU")
+        _print_seats(facts["kernels"]["operators"])
+
+
+def _print_seats(seats: dict[str, dict[str, str | None]]) -> None:
+    """The operators of each seat together, and those that are there for the same reason."""
+    groups: dict[tuple[str, str | None], list[str]] = {}
+    for schema, found in seats.items():
+        groups.setdefault((str(found["cuda"]), found["why"]), []).append(schema)
+    width = max(60, shutil.get_terminal_size().columns) - 18
+    for (seat, why), schemas in sorted(groups.items(), key=lambda group: SEATS.index(group[0][0])):
+        lines = textwrap.wrap(", ".join(schemas), width)
+        lines += [] if why is None else textwrap.wrap(f"({why})", width)
+        for label, line in zip([f"  {seat}", *[""] * len(lines)], lines):
+            print(f"{label:18}{line}")
 
 
 def _switch_macs(branch: Any) -> int | None:
@@ -184,10 +233,9 @@ def _switch_macs(branch: Any) -> int | None:
     return count.total
 
 
-def _operators() -> set[str]:
+def _schemas() -> set[str]:
     names = torch._C._dispatch_get_all_op_names()
-    ours = {name.removeprefix("dynamask::") for name in names if name.startswith("dynamask::")}
-    return {name for name in ours if not name.endswith("_backward")}
+    return {name.removeprefix("dynamask::") for name in names if name.startswith("dynamask::")}
 
 
 def _cpu_flags() -> set[str]:

@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
 CHANNELS = 32  # at a time
 PIXELS = 64
 

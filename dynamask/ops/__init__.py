@@ -1,6 +1,6 @@
 """The operators: each a function with the signature of torchvision's where torchvision has one."""
 
-from dynamask import _library  # noqa: F401  (loads the kernels)
+from dynamask import _library, _triton  # noqa: F401  (loads the kernels)
 from dynamask.ops.bucket_rois import Buckets, bucket_rois
 from dynamask.ops.class_logits import class_logits
 from dynamask.ops.deform_conv2d import DeformConv2d, deform_conv2d
@@ -16,6 +16,8 @@ from dynamask.ops.polygons import Polygons
 from dynamask.ops.ragged_masks import RaggedMasks
 from dynamask.ops.roi_align import RoIAlign, roi_align
 from dynamask.ops.winograd_conv2d import winograd_conv2d, winograd_conv2d_weight
+
+_triton.register()  # over the seats that the operators above have taken
 
 __all__ = [
     "Buckets",
