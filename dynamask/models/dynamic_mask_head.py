@@ -189,7 +189,6 @@ class DynamicMaskHead(nn.Module):
             return self._no_loss(context)
         polygons, index = targets
         masks = mask_targets(polygons, instances.boxes, index, self.sizes)
-        masks = [mask.to(instances.boxes.device) for mask in masks]
         edges = edge_targets(masks, self.edge_union)
         mask_bce, edge_bce = bce_of_all_sizes(codes.masks, masks, codes.edges, edges)
         if codes.selection is None:

@@ -38,6 +38,13 @@ def check_size(op: str, what: str, expected: int, got: int) -> None:
         raise ValueError(f"{op}: expected {what} {expected}, got {got}")
 
 
+def check_device(op: str, device: torch.device, **others: Tensor | None) -> None:
+    """Raises ValueError naming the first of the other tensors that is not on `device`."""
+    for name, tensor in others.items():
+        if tensor is not None and tensor.device != device:
+            raise ValueError(f"{op}: expected {name} on {device}, got {tensor.device}")
+
+
 def check_range(op: str, name: str, index: Tensor, size: int) -> None:
     """Raises ValueError naming the first row of `index` outside [0, size).
 

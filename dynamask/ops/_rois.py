@@ -3,19 +3,22 @@
 import torch
 from torch import Tensor
 
-from dynamask.ops._check import check_dims, check_float, check_range
+from dynamask.ops._check import check_device, check_dims, check_float, check_range
 
 
-def as_rois(op: str, boxes: Tensor | list[Tensor], batch: int) -> Tensor:
+def as_rois(op: str, boxes: Tensor | list[Tensor], features: Tensor) -> Tensor:
     """Boxes as [K, 5] with the number of the image first, from that or from one [L, 4] per image.
 
     Raises:
         TypeError: if the boxes are not of a floating dtype.
-        ValueError: if a shape does not fit, or on the CPU a box is on an image out of range.
+        ValueError: if a shape or device does not fit, or on the CPU a box is on an image out of
+            range.
     """
+    batch = features.shape[0]
     if isinstance(boxes, Tensor):
         check_dims(op, "boxes", boxes, "K 5")
         check_float(op, "boxes", boxes)
+        check_device(op, features.device, boxes=boxes)
         check_range(op, "batch index of boxes", boxes[:, 0], batch)
         return boxes
     if len(boxes) != batch:
@@ -24,6 +27,7 @@ def as_rois(op: str, boxes: Tensor | list[Tensor], batch: int) -> Tensor:
     for number, of_image in enumerate(boxes):
         check_dims(op, f"boxes[{number}]", of_image, "L 4")
         check_float(op, f"boxes[{number}]", of_image)
+        check_device(op, features.device, **{f"boxes[{number}]": of_image})
         # fp16 and bf16 do not hold every number of an image
         of_image = of_image.float() if of_image.element_size() == 2 else of_image
         rois.append(torch.nn.functional.pad(of_image, (1, 0), value=number))

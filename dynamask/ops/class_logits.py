@@ -1,7 +1,14 @@
 import torch
 from torch import Tensor
 
-from dynamask.ops._check import check_dims, check_float, check_int, check_range, check_size
+from dynamask.ops._check import (
+    check_device,
+    check_dims,
+    check_float,
+    check_int,
+    check_range,
+    check_size,
+)
 
 
 def class_logits(features: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
@@ -21,7 +28,7 @@ def class_logits(features: Tensor, weight: Tensor, bias: Tensor | None, labels: 
 
     Raises:
         TypeError: if a dtype does not fit.
-        ValueError: if a shape does not fit, or on the CPU a label is out of range.
+        ValueError: if a shape or device does not fit, or on the CPU a label is out of range.
     """
     op = "class_logits"
     if weight.dim() == 4 and weight.shape[2:] == (1, 1):
@@ -36,6 +43,7 @@ def class_logits(features: Tensor, weight: Tensor, bias: Tensor | None, labels: 
     if bias is not None:
         check_dims(op, "bias", bias, "K")
         check_size(op, "values in bias", weight.shape[0], bias.shape[0])
+    check_device(op, features.device, weight=weight, bias=bias, labels=labels)
     check_range(op, "labels", labels, weight.shape[0])
     return torch.ops.dynamask.class_logits(features, weight, bias, labels)
 

@@ -3,7 +3,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from dynamask.ops._check import check_dims, check_float, check_size
+from dynamask.ops._check import check_device, check_dims, check_float, check_size
 
 
 def deform_conv2d(
@@ -134,11 +134,9 @@ def _check(input, offset, weight, bias, stride, padding, dilation, mask) -> None
     op = "deform_conv2d"
     given = {"input": input, "offset": offset, "weight": weight, "bias": bias, "mask": mask}
     for name, tensor in given.items():
-        if tensor is None:
-            continue
-        check_float(op, name, tensor)
-        if tensor.device != input.device:
-            raise ValueError(f"{op}: expected {name} on {input.device}, got {tensor.device}")
+        if tensor is not None:
+            check_float(op, name, tensor)
+    check_device(op, input.device, **given)
     for name, pair, least in (
         ("stride", stride, 1),
         ("padding", padding, 0),

@@ -4,7 +4,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from dynamask.ops._check import FLOAT_DTYPES, check_dims
+from dynamask.ops._check import FLOAT_DTYPES, check_device, check_dims
 
 _DTYPES = frozenset((torch.uint8, torch.bool, *FLOAT_DTYPES))
 
@@ -32,7 +32,7 @@ def edge_targets(masks, union=False):
 
     Raises:
         TypeError: if a dtype does not fit.
-        ValueError: if a shape does not fit.
+        ValueError: if a shape or device does not fit.
     """
     checked = _checked("edge_targets", masks)
     edges = torch.ops.dynamask.edge_targets.default(checked, union) if checked else []
@@ -61,7 +61,7 @@ def block_targets(masks, width=2):
 
     Raises:
         TypeError: if a dtype does not fit.
-        ValueError: if a shape or the width does not fit.
+        ValueError: if a shape, a device or the width does not fit.
     """
     if not 1 <= width <= 3:
         raise ValueError(f"block_targets: expected width in [1, 3], got {width}")
@@ -71,12 +71,13 @@ def block_targets(masks, width=2):
 
 
 def _checked(op: str, masks: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    checked = []
+    checked: list[Tensor] = []
     for of_size in (masks,) if isinstance(masks, Tensor) else masks:
         if of_size.dim() != 3:
             check_dims(op, "masks", of_size, "N S S")
         if of_size.dtype not in _DTYPES:
             raise TypeError(f"{op}: expected masks of uint8, bool or float, got {of_size.dtype}")
+        check_device(op, (checked or [of_size])[0].device, masks=of_size)
         checked.append(of_size.detach() if of_size.requires_grad else of_size)
     return checked
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dynamask.ops._check import check_dims, check_float, check_range, check_size
+from dynamask.ops._check import check_device, check_dims, check_float, check_range, check_size
 from dynamask.ops._rois import as_rois, is_channels_last, new_empty
 from dynamask.ops.deform_conv2d import deform_conv2d
 from dynamask.ops.roi_align import roi_align
@@ -83,7 +83,7 @@ def feature_aggregation(
     """
     weights = FeatureAggregationWeights(*weights)
     _check(x, level, rois, weights)
-    rois = as_rois("feature_aggregation", rois, level.shape[0])
+    rois = as_rois("feature_aggregation", rois, level)
     if count is not None:
         count = _check_count(count, x)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (x, level, *weights)):
@@ -110,10 +110,10 @@ def _check(x: Tensor, level: Tensor, rois: Tensor, weights: FeatureAggregationWe
     check_dims(op, "level", level, "B C' h w")
     check_dims(op, "rois", rois, "N 5")
     check_size(op, "rois", x.shape[0], rois.shape[0])
-    for name, tensor in {"x": x, "level": level, "rois": rois, **weights._asdict()}.items():
+    given = {"x": x, "level": level, "rois": rois, **weights._asdict()}
+    for name, tensor in given.items():
         check_float(op, name, tensor)
-        if tensor.device != x.device:
-            raise ValueError(f"{op}: expected {name} on {x.device}, got {tensor.device}")
+    check_device(op, x.device, **given)
     c, offsets = level.shape[1], weights.offset1_bias.numel()
     if offsets == 0 or offsets % 18 or c % (offsets // 18):
         raise ValueError(
@@ -135,8 +135,7 @@ def _check_count(count: Tensor, x: Tensor) -> Tensor:
     op = "feature_aggregation"
     if count.dtype != torch.int64:
         raise TypeError(f"{op}: expected count of int64, got {count.dtype}")
-    if count.device != x.device:
-        raise ValueError(f"{op}: expected count on {x.device}, got {count.device}")
+    check_device(op, x.device, count=count)
     check_size(op, "values in count", 1, count.numel())
     count = count.reshape(1)
     check_range(op, "count", count, x.shape[0] + 1)

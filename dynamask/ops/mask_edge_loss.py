@@ -3,6 +3,7 @@ from torch import Tensor
 
 from dynamask.ops._check import (
     FLOAT_DTYPES,
+    check_device,
     check_dims,
     check_float,
     check_int,
@@ -45,8 +46,8 @@ def mask_edge_loss(
 
     Raises:
         TypeError: if a dtype does not fit.
-        ValueError: if a shape does not fit, one of ``edge_logits`` and ``edge_targets`` is missing,
-            or on the CPU a label is out of range.
+        ValueError: if a shape or device does not fit, one of ``edge_logits`` and ``edge_targets``
+            is missing, or on the CPU a label is out of range.
     """
     op = "mask_edge_loss"
     classes = _check(op, "mask", mask_logits, mask_targets)
@@ -66,6 +67,15 @@ def mask_edge_loss(
         check_dims(op, "weights", weights, "N")
         check_float(op, "weights", weights)
         check_size(op, "weights", mask_logits.shape[0], weights.shape[0])
+    check_device(
+        op,
+        mask_logits.device,
+        mask_targets=mask_targets,
+        edge_logits=edge_logits,
+        edge_targets=edge_targets,
+        labels=labels,
+        weights=weights,
+    )
     needs = [
         logits is not None and logits.requires_grad and torch.is_grad_enabled()
         for logits in (mask_logits, edge_logits)

@@ -5,7 +5,14 @@ import torch
 from torch import Tensor
 
 from dynamask import rle
-from dynamask.ops._check import check_dims, check_float, check_int, check_range, check_size
+from dynamask.ops._check import (
+    check_device,
+    check_dims,
+    check_float,
+    check_int,
+    check_range,
+    check_size,
+)
 from dynamask.ops.polygons import Polygons
 
 
@@ -42,8 +49,8 @@ def mask_targets(
 
     Raises:
         TypeError: if a dtype does not fit.
-        ValueError: if a shape does not fit, a run-length mask is malformed, or on the CPU an index
-            is out of range.
+        ValueError: if a shape or device does not fit, a run-length mask is malformed, or on the CPU
+            an index is out of range.
     """
     op = "mask_targets"
     check_dims(op, "boxes", boxes, "R 4")
@@ -58,13 +65,17 @@ def mask_targets(
     check_dims(op, "index", index, "R")
     check_int(op, "index", index)
     check_size(op, "values in index", boxes.shape[0], index.shape[0])
+    check_device(op, boxes.device, index=index)
     check_range(op, "index", index, instances)
     boxes = boxes.detach()
     if isinstance(masks, Polygons):
+        check_device(op, boxes.device, **masks._asdict())
         return torch.ops.dynamask.mask_targets_polygons(*masks, boxes, index, sizes)
     if isinstance(masks, Tensor):
+        check_device(op, boxes.device, masks=masks)
         return torch.ops.dynamask.mask_targets(masks, boxes, index, sizes)
-    return torch.ops.dynamask.mask_targets_rle(*_pack(masks), boxes, index, sizes)
+    packed = [part.to(boxes.device) for part in _pack(masks)]
+    return torch.ops.dynamask.mask_targets_rle(*packed, boxes, index, sizes)
 
 
 def _count_instances(masks: Polygons | Tensor | Sequence[Mapping[str, Any]]) -> int:

@@ -3,7 +3,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from dynamask.ops._check import check_dims, check_float, check_size
+from dynamask.ops._check import check_device, check_dims, check_float, check_size
 from dynamask.ops._rois import as_pair, as_rois, is_channels_last, new_empty
 
 LEVEL_RULES = ("torchvision", "detectron2")
@@ -49,8 +49,8 @@ def multiscale_roi_align(
 
     Raises:
         TypeError: if a dtype does not fit.
-        ValueError: if a shape or a scale does not fit, or on the CPU a box is on an image out of
-            range.
+        ValueError: if a shape, a device or a scale does not fit, or on the CPU a box is on an image
+            out of range.
     """
     op = "multiscale_roi_align"
     if len(features) == 0:
@@ -58,6 +58,7 @@ def multiscale_roi_align(
     for k, feature in enumerate(features):
         check_dims(op, f"features[{k}]", feature, "N C H W")
         check_float(op, f"features[{k}]", feature)
+        check_device(op, features[0].device, **{f"features[{k}]": feature})
         check_size(op, f"images in features[{k}]", features[0].shape[0], feature.shape[0])
         check_size(op, f"channels in features[{k}]", features[0].shape[1], feature.shape[1])
         if feature.dtype != features[0].dtype:
@@ -71,7 +72,7 @@ def multiscale_roi_align(
         raise ValueError(f"{op}: expected level_rule one of {LEVEL_RULES}, got {level_rule!r}")
     if not canonical_scale > 0:
         raise ValueError(f"{op}: expected canonical_scale > 0, got {canonical_scale}")
-    rois = as_rois(op, boxes, features[0].shape[0])
+    rois = as_rois(op, boxes, features[0])
     return torch.ops.dynamask.multiscale_roi_align(
         features,
         rois,

@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor
 
-from dynamask.ops._check import check_dims, check_float, check_int, check_size
+from dynamask.ops._check import check_device, check_dims, check_float, check_int, check_size
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -21,7 +21,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
     Raises:
         TypeError: if a dtype is not floating.
-        ValueError: if a shape does not fit, or the threshold is not in [0, 1].
+        ValueError: if a shape or device does not fit, or the threshold is not in [0, 1].
     """
     _check("nms", boxes, scores, iou_threshold)
     return torch.ops.dynamask.nms(boxes, scores, iou_threshold)
@@ -45,7 +45,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
 
     Raises:
         TypeError: if a dtype does not fit.
-        ValueError: if a shape does not fit, or the threshold is not in [0, 1].
+        ValueError: if a shape or device does not fit, or the threshold is not in [0, 1].
     """
     _check("batched_nms", boxes, scores, iou_threshold, idxs)
     return torch.ops.dynamask.batched_nms(boxes, scores, idxs, iou_threshold)
@@ -69,7 +69,8 @@ def batched_nms_fixed(
 
     Raises:
         TypeError: if a dtype does not fit.
-        ValueError: if a shape does not fit, the threshold is not in [0, 1] or ``max_out`` < 0.
+        ValueError: if a shape or device does not fit, the threshold is not in [0, 1] or
+            ``max_out`` < 0.
     """
     _check("batched_nms_fixed", boxes, scores, iou_threshold, idxs)
     if max_out < 0:
@@ -89,6 +90,7 @@ def _check(
         check_dims(op, "idxs", idxs, "N")
         check_int(op, "idxs", idxs)
         check_size(op, "idxs", boxes.shape[0], idxs.shape[0])
+    check_device(op, boxes.device, scores=scores, idxs=idxs)
     if not 0 <= iou_threshold <= 1:
         raise ValueError(f"{op}: expected iou_threshold in [0, 1], got {iou_threshold}")
 

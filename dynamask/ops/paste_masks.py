@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from dynamask.ops._check import check_dims, check_float, check_size
+from dynamask.ops._check import check_device, check_dims, check_float, check_size
 from dynamask.ops.ragged_masks import RaggedMasks
 
 MODES = ("detectron2", "torchvision")
@@ -106,7 +106,7 @@ def paste_masks(
 
     Raises:
         TypeError: if a dtype does not fit.
-        ValueError: if a shape, a threshold or an option does not fit.
+        ValueError: if a shape, a device, a threshold or an option does not fit.
     """
     op = "paste_masks"
     ragged, height, width = check_paste(op, masks, boxes, image_size, threshold, mode)
@@ -133,6 +133,7 @@ def check_paste(
     check_dims(op, "boxes", boxes, "N 4")
     check_float(op, "boxes", boxes)
     check_size(op, "boxes", ragged.sizes.shape[0], boxes.shape[0])
+    check_device(op, ragged.values.device, sizes=ragged.sizes, boxes=boxes)
     if len(image_size) != 2 or not all(0 <= size < 2**30 for size in image_size):
         raise ValueError(f"{op}: expected image_size (height, width), got {tuple(image_size)}")
     if not 0 < threshold < float("inf"):

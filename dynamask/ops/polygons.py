@@ -38,6 +38,10 @@ class Polygons(NamedTuple):
             _offsets(torch.tensor([len(outline) for outline in outlines], dtype=torch.int64)),
         )
 
+    def to(self, device: torch.device | str) -> "Polygons":
+        """The same outlines on another device."""
+        return Polygons(*(part.to(device) for part in self))
+
     def select(self, index: Tensor) -> "Polygons":
         """The instances at ``index`` [K] int64, in that order; one may come several times."""
         counts = self.instances.diff()[index]  # [K]

@@ -38,12 +38,13 @@ def roi_align(
 
     Raises:
         TypeError: if a dtype does not fit.
-        ValueError: if a shape does not fit, or on the CPU a box is on an image out of range.
+        ValueError: if a shape or device does not fit, or on the CPU a box is on an image out of
+            range.
     """
     op = "roi_align"
     check_dims(op, "input", input, "N C H W")
     check_float(op, "input", input)
-    rois = as_rois(op, boxes, input.shape[0])
+    rois = as_rois(op, boxes, input)
     return torch.ops.dynamask.roi_align(
         input, rois, as_pair(op, output_size), spatial_scale, sampling_ratio, aligned
     )

@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor
 
-from dynamask.ops._check import check_dims, check_float, check_size
+from dynamask.ops._check import check_device, check_dims, check_float, check_size
 
 POINTS = 36
 PANEL = 32
@@ -27,7 +27,7 @@ def winograd_conv2d(input: Tensor, weight: Tensor, bias: Tensor, *, relu: bool =
 
     Raises:
         TypeError: if a dtype does not fit.
-        ValueError: if a shape does not fit.
+        ValueError: if a shape does not fit, or a tensor is not on the CPU.
     """
     op = "winograd_conv2d"
     check_dims(op, "input", input, "N C H W")
@@ -36,6 +36,7 @@ def winograd_conv2d(input: Tensor, weight: Tensor, bias: Tensor, *, relu: bool =
     check_dims(op, "bias", bias, "O")
     check_size(op, "channels in weight", input.shape[1], weight.shape[2])
     check_size(op, "panels in weight", -(-bias.shape[0] // PANEL), weight.shape[1])
+    check_device(op, torch.device("cpu"), input=input, weight=weight, bias=bias)
     dtype = _compute_dtype(input.dtype)
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor.dtype != dtype:
@@ -52,11 +53,12 @@ def winograd_conv2d_weight(weight: Tensor) -> Tensor:
 
     Raises:
         TypeError: if the dtype does not fit.
-        ValueError: if the shape does not fit.
+        ValueError: if the shape does not fit, or the weight is not on the CPU.
     """
     op = "winograd_conv2d_weight"
     check_dims(op, "weight", weight, "O C 3 3")
     check_float(op, "weight", weight)
+    check_device(op, torch.device("cpu"), weight=weight)
     return torch.ops.dynamask.winograd_conv2d_weight(weight)
 
 
