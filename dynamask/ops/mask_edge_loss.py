@@ -55,14 +55,14 @@ def mask_edge_loss(
         raise ValueError(f"{op}: expected edge_logits and edge_targets, got one of them")
     if edge_logits is not None and edge_targets is not None:
         check_size(op, "RoIs in edge_logits", mask_logits.shape[0], edge_logits.shape[0])
-        classes = sorted({*classes, *_check(op, "edge", edge_logits, edge_targets)})
+        classes += _check(op, "edge", edge_logits, edge_targets)
     if classes:
         if labels is None:
-            raise ValueError(f"{op}: expected labels for {classes[0]} classes, got None")
+            raise ValueError(f"{op}: expected labels for {min(classes)} classes, got None")
         check_dims(op, "labels", labels, "N")
         check_int(op, "labels", labels)
         check_size(op, "labels", mask_logits.shape[0], labels.shape[0])
-        check_range(op, "labels", labels, classes[0])
+        check_range(op, "labels", labels, min(classes))
     if weights is not None:
         check_dims(op, "weights", weights, "N")
         check_float(op, "weights", weights)
