@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dynamask._library import composed_on_cuda
 from dynamask.ops._check import check_device, check_dims, check_float, check_range, check_size
 from dynamask.ops._rois import as_rois, is_channels_last, new_empty
 from dynamask.ops.deform_conv2d import deform_conv2d
@@ -87,11 +88,11 @@ def feature_aggregation(
     if count is not None:
         count = _check_count(count, x)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (x, level, *weights)):
-        return _differentiable(x, level, rois, spatial_scale, weights)
+        return _composed(x, level, rois, spatial_scale, weights)
     return torch.ops.dynamask.feature_aggregation(x, level, rois, spatial_scale, count, *weights)
 
 
-def _differentiable(x, level, rois, spatial_scale, weights) -> Tensor:
+def _composed(x, level, rois, spatial_scale, weights) -> Tensor:
     """The same, of all RoIs, made of operators that have gradients."""
     w = FeatureAggregationWeights(*(t.to(x.dtype) for t in weights))
     x = F.relu_(F.conv2d(x, w.reduce_weight, w.reduce_bias))
@@ -102,6 +103,13 @@ def _differentiable(x, level, rois, spatial_scale, weights) -> Tensor:
     fused = F.relu(deform_conv2d(x, offset, w.align_weight, padding=1)) + p
     offset = F.conv2d(fused, w.offset2_weight, w.offset2_bias)
     return F.relu(deform_conv2d(fused, offset, w.attend_weight, padding=1))
+
+
+@composed_on_cuda("feature_aggregation")
+def _on_cuda(x, level, rois, spatial_scale, count, *weights) -> Tensor:
+    layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
+    out = _composed(x, level, rois, spatial_scale, FeatureAggregationWeights(*weights))
+    return out.contiguous(memory_format=layout)
 
 
 def _check(x: Tensor, level: Tensor, rois: Tensor, weights: FeatureAggregationWeights) -> None:

@@ -1,3 +1,5 @@
+import importlib
+
 import pytest
 import torch
 
@@ -239,6 +241,17 @@ def test_compiles_without_a_graph_break(needs_grad):
         count = torch.tensor([2])
         out = compiled(x, *others, count=count)
         torch.testing.assert_close(out[:2], feature_aggregation(x, *others, count=count)[:2])
+
+
+@pytest.mark.parametrize("case", ["odd groups", "wide", "no RoI"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_cuda_seat_is_made_of_operators(layout, dtype, case):
+    seat = importlib.import_module("dynamask.ops.feature_aggregation")._on_cuda
+    x, level, rois, scale, weights = args = inputs(case, dtype)
+    out = seat(x.contiguous(memory_format=layout), level, rois, scale, None, *weights)
+    assert_as_accurate(out, reference(*to(torch.float64, args)), reference(*args))
+    assert out.numel() == 0 or out.is_contiguous(memory_format=layout)
 
 
 def change(index, change):
