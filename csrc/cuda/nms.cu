@@ -2,8 +2,8 @@
 #include <array>
 #include <optional>
 
+#include "cuda/feature_tensors.h"
 #include "cuda/nms.cuh"
-#include "cuda/tensor.h"
 
 namespace dynamask::cuda {
 namespace {
@@ -11,10 +11,6 @@ namespace {
 struct Kept {
   Tensor keep, count;  // [max_keep] and [1], int64
 };
-
-ScalarType compute_dtype(const Tensor& t) {
-  return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
 
 // Positions by falling key, equal ones in order, NaN first.
 Tensor falling_order(const Tensor& keys) {
@@ -43,7 +39,7 @@ Kept keep_of(const Tensor& boxes, const Tensor& scores_, const Tensor* groups_,
              double iou_threshold, int64_t max_keep) {
   const Device device(boxes);
   const int64_t count = boxes.size(0);
-  const auto scores = contiguous(to(scores_, compute_dtype(scores_)));
+  const auto scores = contiguous(to(scores_, sum_dtype(scores_)));
   const Tensor dropped = empty(boxes, {count}, ScalarType::Byte);
   const Tensor order = scores.scalar_type() == ScalarType::Double
                            ? sorted_by_score<T, double>(device.stream, boxes, scores, dropped)
@@ -72,7 +68,7 @@ Kept keep_of(const Tensor& boxes, const Tensor& scores_, const Tensor* groups_,
 
 Kept keep_of(const Tensor& boxes_, const Tensor& scores, const Tensor* groups, double iou_threshold,
              int64_t max_keep) {
-  const auto boxes = contiguous(to(boxes_, compute_dtype(boxes_)));
+  const auto boxes = contiguous(to(boxes_, sum_dtype(boxes_)));
   return boxes.scalar_type() == ScalarType::Double
              ? keep_of<double>(boxes, scores, groups, iou_threshold, max_keep)
              : keep_of<float>(boxes, scores, groups, iou_threshold, max_keep);

@@ -1,49 +1,8 @@
+#include "cuda/feature_tensors.h"
 #include "cuda/pyramid_pooling.h"
 
 namespace dynamask::cuda {
 namespace {
-
-using torch::headeronly::MemoryFormat;
-
-MemoryFormat format_of(bool rows) {
-  return rows ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
-}
-
-// As torch has it: a dimension of size 1 has no say, and what is contiguous either way is NCHW.
-bool is_channels_last(const Tensor& t) {
-  if (t.numel() == 0 || t.is_contiguous()) return false;
-  int64_t stride = 1;
-  for (const int d : {1, 3, 2, 0}) {
-    if (t.size(d) != 1 && t.stride(d) != stride) return false;
-    stride *= t.size(d);
-  }
-  return true;
-}
-
-Tensor empty_maps(const Tensor& like, std::vector<int64_t> sizes, ScalarType dtype, bool rows) {
-  return torch::stable::empty(sizes, dtype, std::nullopt, like.device(), std::nullopt,
-                              format_of(rows));
-}
-
-ScalarType sum_dtype(const Tensor& t) {
-  return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-template <typename F>
-void with_storage_type(const Tensor& t, F&& f) {
-  switch (t.scalar_type()) {
-    case ScalarType::Double:
-      return f(double{}, double{});
-    case ScalarType::Float:
-      return f(float{}, float{});
-    case ScalarType::Half:
-      return f(Float16{}, float{});
-    case ScalarType::BFloat16:
-      return f(BFloat16{}, float{});
-    default:
-      STD_TORCH_CHECK(false, "roi_align: expected features of a floating dtype");
-  }
-}
 
 template <typename T>
 RoiPooling<T> as_kernels_see_it(const PyramidPooling& pooling, const Tensor& boxes, int64_t batch,
