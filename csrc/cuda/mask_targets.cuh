@@ -9,6 +9,7 @@ namespace dynamask::cuda {
 
 constexpr int kMaxTargetSizes = 8;
 constexpr int kTargetThreads = 128;
+constexpr int kBlocksPerTarget = 8;
 
 // Boxes, the instances they are matched to, and the targets [R, S, S] of every size.
 template <typename T>
@@ -42,16 +43,29 @@ struct BitmapBin {
     return pixels[row * x.length + column] != 0;
   }
 
-  // The average with the samples of each axis merged by pixel: exact up to rounding_margin().
-  DYNAMASK_HOST_DEVICE float average() const {
+  // The sum over every `lanes`-th row, from row `lane` on, with the samples of each axis merged by
+  // pixel. All rows together divided by samples(): the average, up to rounding_margin().
+  DYNAMASK_HOST_DEVICE float sum_of_rows(int lane, int lanes) const {
     float sum = 0;
+    int next = 0;
     for_each_merged(y, bin_y, [&](int32_t row, float weight_y) {
+      if (next++ % lanes != lane) return;
       float of_row = 0;
       for_each_merged(
           x, bin_x, [&](int32_t column, float weight_x) { of_row += weight_x * at(row, column); });
       sum += weight_y * of_row;
     });
-    return sum / (float(y.samples) * float(x.samples));
+    return sum;
+  }
+  DYNAMASK_HOST_DEVICE float samples() const { return float(y.samples) * float(x.samples); }
+
+  // The sum over all rows tells, except near the threshold.
+  DYNAMASK_HOST_DEVICE bool is_foreground(float sum) const {
+    float average = sum / samples();
+    if (fabsf(average - .5f) <= rounding_margin(y, x))
+      average = average_of_samples(y, x, bin_y, bin_x,
+                                   [&](int64_t row, int64_t column) { return at(row, column); });
+    return average >= .5f;
   }
 
  private:
@@ -80,8 +94,15 @@ struct BitmapBin {
   }
 };
 
-// A block owns one RoI at one size, a thread every 128th bin. Bound by the reads of the bitmap
-// under the box, once per size, out of the L1 and L2.
+// How many lanes of a warp share a bin: a small target has few bins, each of many rows.
+DYNAMASK_HOST_DEVICE int lanes_per_bin(int32_t area, int64_t rows) {
+  int lanes = 1;
+  while (lanes < 32 && lanes < rows && 2 * lanes * area <= (1 << 14)) lanes *= 2;
+  return lanes;
+}
+
+// Some blocks own one RoI at one size; lanes of a warp own a bin, each every n-th row of it. Bound
+// by arithmetic on the pixels under the box, which come out of the L1 and L2.
 static __global__ void mask_targets_kernel(const __grid_constant__ TargetBoxes<float> a,
                                            Bitmaps bitmaps) {
   const int64_t r = blockIdx.x, k = blockIdx.y;
@@ -96,22 +117,24 @@ static __global__ void mask_targets_kernel(const __grid_constant__ TargetBoxes<f
     bin.x = sampled_axis(box[0], box[2], size, bitmaps.width);
     empty = bin.y.is_empty() || bin.x.is_empty();
   }
-  for (int32_t i = threadIdx.x; i < area; i += blockDim.x) {
-    float average = 0;
-    if (!empty) {
+  const int lanes = empty ? 1 : lanes_per_bin(area, bin.y.samples);
+  const int lane = threadIdx.x % lanes;
+  const int32_t bins_at_once = gridDim.z * blockDim.x / lanes;
+  const int32_t first = (blockIdx.z * blockDim.x + threadIdx.x) / lanes;
+  const int32_t of_warp = (threadIdx.x % 32) / lanes;  // the same number of rounds for all lanes
+  for (int32_t i = first; i - of_warp < area; i += bins_at_once) {
+    float sum = 0;
+    if (!empty && i < area) {
       bin.bin_y = i / size, bin.bin_x = i % size;
-      average = bin.average();
-      if (fabsf(average - .5f) <= rounding_margin(bin.y, bin.x))
-        average =
-            average_of_samples(bin.y, bin.x, bin.bin_y, bin.bin_x,
-                               [&](int64_t row, int64_t column) { return bin.at(row, column); });
+      sum = bin.sum_of_rows(lane, lanes);
     }
-    out[i] = average >= .5f;
+    for (int d = lanes / 2; d > 0; d /= 2) sum += __shfl_xor_sync(~0u, sum, d);
+    if (lane == 0 && i < area) out[i] = !empty && bin.is_foreground(sum);
   }
 }
 
 inline void mask_targets(Stream stream, const TargetBoxes<float>& a, const Bitmaps& bitmaps) {
-  const dim3 grid(a.rois, a.sizes);
+  const dim3 grid(a.rois, a.sizes, kBlocksPerTarget);
   if (a.rois > 0 && a.sizes > 0)
     launch(stream, grid, kTargetThreads, mask_targets_kernel, a, bitmaps);
 }

@@ -5,7 +5,10 @@ from dynamask.ops import mask_targets
 
 from .conftest import SANITIZERS, SanitizerError, split
 
-FEW = {"kTargetThreads = 128": "kTargetThreads = 32"}
+FEW = {
+    "kTargetThreads = 128": "kTargetThreads = 32",
+    "kBlocksPerTarget = 8": "kBlocksPerTarget = 2",
+}
 SIZES = (5, 14)
 NAN = float("nan")
 BOXES = torch.tensor(
@@ -54,7 +57,12 @@ def test_a_target_of_an_instance_that_does_not_exist_is_zero(hostcuda):
         assert targets[0].any()
 
 
-def test_planted_faults_are_caught(hostcuda):
-    driver = hostcuda("mask_targets", "memory", {**FEW, "i < area;": "i <= area;"})
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [("a.target(r, k)", "a.target(r + 1, k)"), ("a.index[r] * bit", "(a.index[r] + 1) * bit")],
+    ids=["writes past the targets", "reads past the bitmaps"],
+)
+def test_planted_faults_are_caught(hostcuda, right, wrong):
+    driver = hostcuda("mask_targets", "memory", {**FEW, right: wrong})
     with pytest.raises(SanitizerError, match="heap-buffer-overflow"):
         driver.run(*given(BOXES, 3), bitmaps(), 32, 40)
