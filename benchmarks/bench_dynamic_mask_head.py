@@ -50,7 +50,7 @@ class Scene:
     @torch.no_grad()
     def logits(self):
         context = self.fused.context(self.rows, [(HEIGHT, WIDTH)])
-        return self.fused.pyramid.dispatch(self.x, context, self.instances, self.state).logits
+        return self.fused.pyramid(self.x, context, self.instances, self.state)
 
     @torch.no_grad()
     def ours(self):

@@ -4,7 +4,9 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(dynamask, m) {
-  m.def("bucket_rois(Tensor state, int num_states) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "bucket_rois(Tensor state, int num_states, int[] sizes) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("class_logits(Tensor features, Tensor weight, Tensor? bias, Tensor labels) -> Tensor");
   m.def(
       "deform_conv2d(Tensor input, Tensor offset, Tensor weight, Tensor? bias, int[] stride, "
@@ -19,6 +21,9 @@ STABLE_TORCH_LIBRARY(dynamask, m) {
       "Tensor? count, Tensor reduce_weight, Tensor reduce_bias, Tensor project_weight, "
       "Tensor project_bias, Tensor offset1_weight, Tensor offset1_bias, Tensor align_weight, "
       "Tensor offset2_weight, Tensor offset2_bias, Tensor attend_weight) -> Tensor");
+  m.def(
+      "grouped_mask_head(Tensor[] features, Tensor[] weights, Tensor[] biases, Tensor labels, "
+      "Tensor state, Tensor order, Tensor mask_offsets) -> Tensor");
   m.def(
       "roi_align(Tensor input, Tensor boxes, SymInt[] output_size, float spatial_scale, "
       "int sampling_ratio, bool aligned) -> Tensor");

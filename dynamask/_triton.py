@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 # Each schema with a Triton kernel, and the module of kernels/ that has a function of its name.
 OPERATORS = {
@@ -58,7 +59,7 @@ class Seat:
         self.failure: str | None = None
 
     def __call__(self, keys: Any, *arguments: Any, **options: Any) -> Any:
-        tensors = [x for x in (*arguments, *options.values()) if isinstance(x, Tensor)]
+        tensors = [x for x in tree_leaves((arguments, options)) if isinstance(x, Tensor)]
         if self.failure is None:
             try:
                 kernels = importlib.import_module(self.module)

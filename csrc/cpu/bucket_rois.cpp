@@ -5,12 +5,16 @@
 namespace dynamask {
 namespace {
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> bucket_rois(const Tensor& state_, int64_t num_states) {
+using Buckets = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+Buckets bucket_rois(const Tensor& state_, int64_t num_states, std::vector<int64_t> sizes) {
   const auto state = contiguous(to(state_, ScalarType::Long));
   const int64_t n = state.numel();
   auto order = empty(state, {n}, ScalarType::Long), inverse = empty(state, {n}, ScalarType::Long);
   auto counts = empty(state, {num_states}, ScalarType::Long);
   auto offsets = empty(state, {num_states + 1}, ScalarType::Long);
+  auto mask_sizes = empty(state, {sizes.empty() ? 0 : n}, ScalarType::Long);
+  auto mask_offsets = empty(state, {sizes.empty() ? 0 : n + 1}, ScalarType::Long);
   const auto* s = state.const_data_ptr<int64_t>();
   auto* o = order.mutable_data_ptr<int64_t>();
   auto* inv = inverse.mutable_data_ptr<int64_t>();
@@ -32,7 +36,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> bucket_rois(const Tensor& state_, int
     o[place] = i;
     inv[i] = place;
   }
-  return {order, inverse, counts, offsets};
+  if (!sizes.empty()) {
+    STD_TORCH_CHECK(static_cast<int64_t>(sizes.size()) == num_states, "bucket_rois: expected ",
+                    num_states, " sizes, got ", sizes.size());
+    auto* side = mask_sizes.mutable_data_ptr<int64_t>();
+    auto* start = mask_offsets.mutable_data_ptr<int64_t>();
+    start[0] = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      side[i] = sizes[s[i]];
+      start[i + 1] = start[i] + side[i] * side[i];
+    }
+  }
+  return {order, inverse, counts, offsets, mask_sizes, mask_offsets};
 }
 
 }  // namespace

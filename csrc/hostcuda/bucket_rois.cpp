@@ -8,8 +8,14 @@ int main(int, char** arguments) {
   const auto state = in.array<int64_t>();
   const int64_t states = in.number(), n = state.size();
   std::vector<int64_t> order(n), inverse(n), counts(states), offsets(states + 1);
+  const auto sides = in.array<int64_t>();
+  std::vector<int64_t> sizes(n), mask_offsets(n + 1);
+  MaskPlaces masks{};
+  std::copy(sides.begin(), sides.end(), masks.side);
+  masks.sizes = sizes.data(), masks.offsets = mask_offsets.data();
   launch({}, 1, kThreads, bucket_rois_kernel, state.data(), n, states, order.data(), inverse.data(),
-         counts.data(), offsets.data());
+         counts.data(), offsets.data(), masks);
   hostcuda::Output out(arguments[2]);
-  for (const auto& values : {order, inverse, counts, offsets}) out.array(values);
+  for (const auto& values : {order, inverse, counts, offsets, sizes, mask_offsets})
+    out.array(values);
 }

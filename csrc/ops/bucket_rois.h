@@ -7,6 +7,12 @@
 //   offsets  offsets[b] is the place where the b-th bucket starts; bucket b holds state
 //            num_states - 1 - b. RoIs of state >= s are the prefix of length offsets[num_states -
 //            s].
+//
+// With the side S of the masks of each state, also where they lie one after the other, in the order
+// of the RoIs:
+//
+//   mask_sizes    the side of each RoI's mask; 0 for a state out of range
+//   mask_offsets  where each mask starts, and the end of the last
 
 #pragma once
 

@@ -151,7 +151,8 @@ class Detector(nn.Module):
 
         counts = detections.valid.sum(1).tolist()
         sizes = masks.sizes.split(counts)
-        values = masks.values.split([int((size * size).sum()) for size in sizes])
+        lengths = [int((size * size).sum()) for size in sizes]
+        values = masks.values[: sum(lengths)].split(lengths)
         scores = detections.scores[image, slot]
         columns = boxes.split(counts), scores.split(counts), labels.split(counts)
         ragged = [RaggedMasks(*pair) for pair in zip(values, sizes)]

@@ -67,9 +67,6 @@ class DynamicMaskHead(nn.Module):
     Attributes:
         costs: GMACs of a mask of each size, from the weights of this head; may be overridden.
         switch_enabled: False while all sizes train and nobody chooses (phase one).
-        last_counts: RoIs per mask size of the latest call.
-        last_macs: MACs of the latest inference call, summed as it ran; without the switch and
-            without what runs once per image.
     """
 
     sizes = RegionPyramid.sizes
@@ -132,8 +129,20 @@ class DynamicMaskHead(nn.Module):
         )
         self.costs = [macs / 1e9 for macs in self.pyramid.mask_macs()]
         self.budget = scaled_budget(1.0, self.costs) if budget is None else budget
-        self.last_counts = [0] * len(self.sizes)
-        self.last_macs = 0
+        self._last_state = torch.zeros(0, dtype=torch.int64)
+
+    @property
+    def last_counts(self) -> list[int]:
+        """RoIs per mask size that the latest call chose; only asking for it waits for a device."""
+        return self.pyramid.chosen_counts(self._last_state)
+
+    @property
+    def last_macs(self) -> int:
+        """MACs of the masks that the latest call chose, all that runs in inference.
+
+        Without the switch and without what runs once per image.
+        """
+        return self.pyramid.chosen_macs(self._last_state)
 
     def uncounted_modules(self) -> list[nn.Module]:
         """Modules that are no part of a mask's cost: the switch and what runs once per image."""
@@ -149,8 +158,9 @@ class DynamicMaskHead(nn.Module):
             image_sizes: (height, width) of each image, without padding.
         """
         used = [f.contiguous(memory_format=torch.channels_last) for f in features[:4]]
-        areas = [float(height * width) for height, width in image_sizes]
-        return MaskContext(used, torch.tensor(areas, device=used[0].device))
+        # filled, not copied: nothing waits for a device, and a CUDA graph may record it
+        areas = [used[0].new_full((), h * w, dtype=torch.float32) for h, w in image_sizes]
+        return MaskContext(used, torch.stack(areas))
 
     def forward(self, context: MaskContext, instances: Instances) -> TrainingCodes | RaggedMasks:
         """Logits of all sizes in training; in inference those of the chosen sizes."""
@@ -159,16 +169,15 @@ class DynamicMaskHead(nn.Module):
             selection = None
             if self.switch_enabled and len(instances) > 0:
                 selection = self._select(context, instances, features)
-                self.last_counts = selection.state.bincount(minlength=len(self.sizes)).tolist()
+                self._last_state = selection.state
             return TrainingCodes(*self.pyramid.every_size(features, context, instances), selection)
 
         if self.switch_enabled or not self.selector.is_learned:
             state = self._select(context, instances, features).state
         else:  # nobody has taught the switch yet
             state = torch.full_like(instances.labels, len(self.sizes) - 1)
-        done = self.pyramid.dispatch(features, context, instances, state)
-        self.last_counts, self.last_macs = done.counts, done.macs
-        return done.logits
+        self._last_state = state
+        return self.pyramid(features, context, instances, state)
 
     def loss(
         self,

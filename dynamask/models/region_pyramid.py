@@ -1,13 +1,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from dynamask.models.feature_aggregation import FeatureAggregation
 from dynamask.models.instances import Instances
-from dynamask.ops import RaggedMasks, bucket_rois, class_logits
+from dynamask.ops import RaggedMasks, class_logits, grouped_mask_head
 
 
 @dataclass
@@ -17,26 +17,12 @@ class MaskContext:
     Attributes:
         features: P2 to P5 [B, C, H, W], channels_last.
         image_areas: Pixels of each image [B].
-        projected: The pyramid level that each stage crops, once some RoI has needed it.
+        projected: The pyramid level that each stage crops, by its number, once it was needed.
     """
 
     features: list[Tensor]
     image_areas: Tensor
     projected: dict[int, Tensor] = field(default_factory=dict)
-
-
-class Dispatched(NamedTuple):
-    """Masks of the sizes asked for, and what they took.
-
-    Attributes:
-        logits: In the order of the RoIs.
-        counts: RoIs per mask size.
-        macs: Multiply-accumulates of what ran per RoI.
-    """
-
-    logits: RaggedMasks
-    counts: list[int]
-    macs: int
 
 
 class ClassLogits(nn.Module):
@@ -108,18 +94,18 @@ class RegionPyramid(nn.Module):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Mask and edge logits of all RoIs at all sizes, each a list of [N, S, S]."""
         masks, edges = [], []
+        x = self.base(x)
         for k, exit in enumerate(self.exits):
-            x = self._reach(k, x, context, instances.rois)
+            if k > 0:
+                x = self.stages[k - 1](x, self._level(k - 1, context), instances.rois)
             masks.append(exit.mask(x, instances.labels))
             edges.append(exit.edge(x, instances.labels))
         return masks, edges
 
-    def dispatch(
+    def forward(
         self, x: Tensor, context: MaskContext, instances: Instances, state: Tensor
-    ) -> Dispatched:
+    ) -> RaggedMasks:
         """Mask logits of each RoI at its own size, at the cost of that size.
-
-        RoIs are sorted once, the largest size first, so those that pass an exit are a prefix.
 
         Args:
             x: RoI features [N, C, 14, 14].
@@ -127,38 +113,36 @@ class RegionPyramid(nn.Module):
             instances: The RoIs.
             state: Number of the mask size of each RoI [N], from 0.
         """
-        order, _, count_of, _ = bucket_rois(state, len(self.sizes))
-        places, counts = order.tolist(), count_of.tolist()
-        instances, x = instances.select(order), x[order]
-        rois, labels = instances.rois, instances.labels
-        reach_macs, exit_macs = self.reach_macs(), self.exit_macs()
+        return grouped_mask_head(
+            self.base(x),
+            [partial(self._level, k, context) for k in range(len(self.stages))],
+            instances.rois,
+            instances.labels,
+            state,
+            [1 / stage.stride for stage in self.stages],
+            [stage.weights() for stage in self.stages],
+            [(exit.mask.weight, exit.mask.bias) for exit in self.exits],
+        )
 
-        macs, going = 0, len(places)
-        masks: list[Tensor] = [x.new_empty(0)] * going
-        for k, exit in enumerate(self.exits):
-            if going == 0:
-                break
-            x = self._reach(k, x[:going], context, rois[:going])
-            staying = going - counts[k]
-            if counts[k] > 0:
-                logits = exit.mask(x[staying:], labels[staying:going])
-                for place, mask in zip(places[staying:going], logits.flatten(1)):
-                    masks[place] = mask
-            macs += going * reach_macs[k] + counts[k] * exit_macs[k]
-            going = staying
-
-        values = torch.cat(masks) if masks else x.new_empty(0)
-        sizes = torch.tensor(self.sizes, device=state.device)[state]
-        return Dispatched(RaggedMasks(values, sizes), counts, macs)
-
-    def _reach(self, k: int, x: Tensor, context: MaskContext, rois: Tensor) -> Tensor:
-        """RoI features of size k from those before it."""
-        if k == 0:
-            return self.base(x)
-        stage = self.stages[k - 1]
+    def _level(self, k: int, context: MaskContext) -> Tensor:
+        """The pyramid level that stage k crops, projected."""
         if k not in context.projected:
-            context.projected[k] = stage.project(context.features[3 - k])
-        return stage(x, context.projected[k], rois)
+            context.projected[k] = self.stages[k].project(context.features[2 - k])
+        return context.projected[k]
+
+    def count_macs(
+        self, x: Tensor, context: MaskContext, instances: Instances, state: Tensor
+    ) -> int:
+        """MACs of the stages and exits that a call goes through."""
+        return self.chosen_macs(state) - len(state) * self.reach_macs()[0]
+
+    def chosen_counts(self, state: Tensor) -> list[int]:
+        """RoIs per mask size."""
+        return state.bincount(minlength=len(self.sizes)).tolist()
+
+    def chosen_macs(self, state: Tensor) -> int:
+        """MACs of masks of these sizes."""
+        return sum(n * macs for n, macs in zip(self.chosen_counts(state), self.mask_macs()))
 
     def reach_macs(self) -> list[int]:
         """MACs per RoI from the features of one size to those of the next."""

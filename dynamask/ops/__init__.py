@@ -7,6 +7,7 @@ from dynamask.ops.deform_conv2d import DeformConv2d, deform_conv2d
 from dynamask.ops.edge_targets import block_targets, edge_targets
 from dynamask.ops.encode_masks import encode_masks
 from dynamask.ops.feature_aggregation import FeatureAggregationWeights, feature_aggregation
+from dynamask.ops.grouped_mask_head import grouped_mask_head
 from dynamask.ops.mask_edge_loss import mask_edge_loss
 from dynamask.ops.mask_targets import mask_targets
 from dynamask.ops.multiscale_roi_align import MultiScaleRoIAlign, multiscale_roi_align
@@ -37,6 +38,7 @@ __all__ = [
     "edge_targets",
     "encode_masks",
     "feature_aggregation",
+    "grouped_mask_head",
     "mask_edge_loss",
     "mask_targets",
     "multiscale_roi_align",

@@ -56,6 +56,23 @@ def test_predictions_lie_in_their_images(images):
         assert ((prediction.masks.values >= 0) & (prediction.masks.values <= 1)).all()
 
 
+def test_masks_may_come_in_a_longer_buffer(images, monkeypatch):
+    model = dynamask_tiny(5, score_threshold=0.0).eval()
+    decode = model.mask_branch.decode
+
+    def with_room(*args):
+        masks = decode(*args)
+        return masks._replace(values=torch.cat([masks.values, torch.full((50,), torch.nan)]))
+
+    with torch.no_grad():
+        expected = model(images)
+        monkeypatch.setattr(model.mask_branch, "decode", with_room)
+        predictions = model(images)
+    for prediction, wanted in zip(predictions, expected, strict=True):
+        assert torch.equal(prediction.masks.values, wanted.masks.values)
+        assert torch.equal(prediction.masks.sizes, wanted.masks.sizes)
+
+
 def test_an_image_alone_gives_what_it_gives_in_a_batch(images):
     model = dynamask_tiny(5, score_threshold=0.0).eval()
     images = [torch.rand(3, 96, 128), torch.rand(3, 90, 120)]  # padded to the same size

@@ -58,14 +58,12 @@ def test_training_gives_every_size_of_every_roi():
 
 
 def test_stages_halve_channels_and_double_sizes():
-    head = a_head().eval()
+    head = a_head()
     seen = []
     for stage in head.pyramid.stages:
         stage.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    instances = some_instances(3)
-    head.selector.mode = "fixed=112"
     with torch.no_grad():
-        head(head.context(pyramid(), [IMAGE, IMAGE]), instances)
+        head(head.context(pyramid(), [IMAGE, IMAGE]), some_instances(3))
     assert [tuple(x.shape) for x in seen] == [(3, 16, 28, 28), (3, 8, 56, 56), (3, 4, 112, 112)]
     assert all(x.is_contiguous(memory_format=torch.channels_last) for x in seen)
 
@@ -98,18 +96,17 @@ def test_executed_macs_are_the_sum_of_the_chosen_costs(states, monkeypatch):
     assert counted.total == head.last_macs == expected
 
 
-def test_nobody_needs_a_stage_nobody_runs_it(monkeypatch):
+def test_nobody_needs_a_level_nobody_projects_it(monkeypatch):
     head = a_head().eval()
 
     def never(*args):
-        raise AssertionError("a stage ran that no RoI needs")
+        raise AssertionError("a level was projected that no RoI needs")
 
     for k in range(4):
         choose(head, monkeypatch, [k, 0, k])
         context = head.context(pyramid(), [IMAGE, IMAGE])
         with monkeypatch.context() as patch, torch.no_grad():
             for stage in head.pyramid.stages[k:]:
-                patch.setattr(stage, "forward", never)
                 patch.setattr(stage, "project", never)
             head(context, some_instances(3))
 
@@ -120,6 +117,17 @@ def test_inference_repeats_itself():
         first, second = (head(head.context(features, [IMAGE] * 2), instances) for _ in range(2))
     assert torch.equal(first.values, second.values)
     assert torch.equal(first.sizes, second.sizes)
+
+
+def test_rois_in_another_order_get_the_same_masks():
+    head, instances, features = a_head(mode="size").eval(), some_instances(7), pyramid()
+    turn = torch.randperm(7)
+    with torch.no_grad():
+        masks = head(head.context(features, [IMAGE] * 2), instances).split()
+        turned = head(head.context(features, [IMAGE] * 2), instances.select(turn)).split()
+    assert len({len(mask) for mask in masks}) > 1
+    for n, mask in zip(turn.tolist(), turned):
+        torch.testing.assert_close(mask, masks[n], rtol=1e-5, atol=1e-5)
 
 
 def test_decode_gives_probabilities_in_order():

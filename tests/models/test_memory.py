@@ -52,7 +52,7 @@ state = state[torch.randperm(COUNT)]
 def features_to_run_lengths():
     context = head.context(levels, [IMAGE])
     x = head.roi_features(context, instances)
-    logits = head.pyramid.dispatch(x, context, instances, state).logits
+    logits = head.pyramid(x, context, instances, state)
     masks = encode_masks(head.decode(logits, instances), instances.boxes, IMAGE)
     assert len(masks) == COUNT
 

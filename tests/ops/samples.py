@@ -74,6 +74,14 @@ def _aggregation(n: int) -> tuple:
     return torch.randn(n, 16, 7, 7).to(memory_format=LAST), level, _rois(n), 0.25, weights
 
 
+def _masks_of_sizes(n: int) -> tuple:
+    state = torch.ones(n, dtype=torch.int64)  # what stands after the last mask has no meaning
+    order, _, _, _, _, starts = ops.bucket_rois(state, 2, SIZES)
+    features = [torch.randn(n, 16 >> k, s, s).to(memory_format=LAST) for k, s in enumerate(SIZES)]
+    weights, biases = [torch.randn(5, 16), torch.randn(1, 8)], [torch.randn(5), torch.randn(1)]
+    return features, weights, biases, torch.randint(0, 5, (n,)), state, order, starts
+
+
 def _scored(n: int) -> tuple:
     return _boxes(n), torch.rand(n)
 
@@ -111,7 +119,9 @@ SAMPLES = {
     "batched_nms_fixed": Sample(
         ops.batched_nms_fixed, lambda n: (*_scored(n), torch.randint(0, 2, (n,)), 0.5, 2)
     ),
-    "bucket_rois": Sample(ops.bucket_rois, lambda n: (torch.randint(0, 4, (n,)), 4)),
+    "bucket_rois": Sample(
+        ops.bucket_rois, lambda n: (torch.randint(0, 4, (n,)), 4, (14, 28, 56, 112))
+    ),
     "class_logits": Sample(
         ops.class_logits,
         lambda n: (
@@ -127,6 +137,7 @@ SAMPLES = {
     ),
     "encode_masks": Sample(kernels.encode_masks, _pasted, static=False),
     "feature_aggregation": Sample(ops.feature_aggregation, _aggregation),
+    "grouped_mask_head": Sample(kernels.grouped_mask_head, _masks_of_sizes),
     "mask_edge_loss": Sample(_loss, _losses),
     "mask_edge_loss_backward": Sample(
         kernels.mask_edge_loss_backward,

@@ -7,16 +7,18 @@ from dynamask.testing import assert_op_is_registered
 
 
 def test_by_hand():
-    buckets = bucket_rois(torch.tensor([0, 3, 1, 3, 0]), num_states=4)
+    buckets = bucket_rois(torch.tensor([0, 3, 1, 3, 0]), num_states=4, sizes=[1, 2, 3, 5])
     assert buckets.order.tolist() == [1, 3, 2, 0, 4]
     assert buckets.inverse.tolist() == [3, 0, 2, 1, 4]
     assert buckets.counts.tolist() == [2, 1, 0, 2]
     assert buckets.offsets.tolist() == [0, 2, 2, 3, 5]
+    assert buckets.mask_sizes.tolist() == [1, 5, 2, 5, 1]
+    assert buckets.mask_offsets.tolist() == [0, 1, 26, 30, 55, 56]
 
 
 def test_stage_s_works_on_a_prefix():
     state = torch.randint(0, 4, (101,))
-    order, _, _, offsets = bucket_rois(state, 4)
+    order, _, _, offsets, *_ = bucket_rois(state, 4)
     for stage in range(4):
         prefix = order[: offsets[4 - stage]]
         assert set(prefix.tolist()) == set((state >= stage).nonzero().flatten().tolist())
@@ -26,12 +28,15 @@ def test_stage_s_works_on_a_prefix():
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
 def test_matches_reference(n, dtype):
     state = torch.randint(0, 5, (n,), dtype=dtype)
-    for got, expected in zip(bucket_rois(state, 5), reference(state, 5)):
-        assert torch.equal(got, expected)
+    for sizes in ((), (7, 14, 28, 56, 112)):
+        for got, expected in zip(bucket_rois(state, 5, sizes), reference(state, 5, sizes)):
+            assert torch.equal(got, expected)
 
 
 def test_registration():
-    assert_op_is_registered(torch.ops.dynamask.bucket_rois.default, (torch.randint(0, 4, (9,)), 4))
+    state = torch.randint(0, 4, (9,))
+    for sizes in ([], [14, 28, 56, 112]):
+        assert_op_is_registered(torch.ops.dynamask.bucket_rois.default, (state, 4, sizes))
 
 
 def test_compiles_without_a_graph_break():
@@ -55,3 +60,8 @@ def test_compiles_without_a_graph_break():
 def test_says_what_is_wrong(state, num_states, error, message):
     with pytest.raises(error, match=f"bucket_rois: {message}"):
         bucket_rois(state, num_states)
+
+
+def test_one_size_for_each_state():
+    with pytest.raises(ValueError, match="bucket_rois: expected sizes 4, got 2"):
+        bucket_rois(torch.tensor([0]), 4, [14, 28])

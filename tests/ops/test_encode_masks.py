@@ -76,7 +76,10 @@ def test_sizes_may_differ(mode):
     boxes = random_boxes(len(masks), 90, 70)
     expected = paste_and_encode(masks, boxes, (90, 70), mode=mode)
     assert encode_masks(masks, boxes, (90, 70), mode=mode) == expected
-    assert encode_masks(RaggedMasks.of(masks), boxes, (90, 70), mode=mode) == expected
+    ragged = RaggedMasks.of(masks)
+    assert encode_masks(ragged, boxes, (90, 70), mode=mode) == expected
+    longer = RaggedMasks(torch.cat([ragged.values, torch.ones(9)]), ragged.sizes)
+    assert encode_masks(longer, boxes, (90, 70), mode=mode) == expected
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -65,6 +65,17 @@ def test_cats():
     assert torch.equal(both.values[:-1], flat.values)
 
 
+def test_a_buffer_may_be_longer_than_its_masks():
+    masks, flat = ragged()
+    longer = RaggedMasks(torch.cat([flat.values, torch.full((7,), torch.nan)]), flat.sizes)
+    assert RaggedMasks.of(longer) is longer
+    for part, mask in zip(longer.split(), masks, strict=True):
+        assert torch.equal(part, mask)
+    assert torch.equal(longer.select(torch.arange(len(SIZES))).values, flat.values)
+    both = RaggedMasks.cat([longer, longer])
+    assert torch.equal(both.values, torch.cat([flat.values, flat.values]))
+
+
 @pytest.mark.parametrize(
     ("masks", "error", "message"),
     [
@@ -72,9 +83,9 @@ def test_cats():
         (torch.rand(2, 3, 4), ValueError, r"square masks \[N, S, S\], got \[2, 3, 4\]"),
         ([torch.rand(3, 4)], ValueError, r"square masks \[S, S\], got \[3, 4\]"),
         (
-            RaggedMasks(torch.rand(5), torch.tensor([2])),
+            RaggedMasks(torch.rand(3), torch.tensor([2])),
             ValueError,
-            r"masks.values \[4\] for these sizes, got \[5\]",
+            "at least 4 masks.values for these sizes, got 3",
         ),
         (
             RaggedMasks(torch.rand(5), torch.tensor([2, -1])),
