@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 # Each schema with a Triton kernel, and the module of kernels/ that has a function of its name.
 OPERATORS = {
     "class_logits": "class_logits",
+    "deform_conv2d": "deform_conv2d",
 }
 
 _library: torch.library.Library | None = None  # registrations last as long as it does

@@ -33,10 +33,10 @@ def compiled(tmp_path):
     tools = Path(triton.__file__).parent / "backends/nvidia/bin"
 
     def build(kernel, signature, constants, capability, divisible=(), **options) -> Resources:
-        names = list(signature)
+        names = kernel.arg_names
         source = ASTSource(
             fn=kernel,
-            signature={**signature, **dict.fromkeys(constants, "constexpr")},
+            signature={n: "constexpr" if n in constants else signature[n] for n in names},
             constexprs=constants,
             attrs={(names.index(n),): [["tt.divisibility", 16]] for n in divisible},
         )

@@ -1,0 +1,54 @@
+import pytest
+import torch
+
+from .conftest import CAPABILITIES
+
+kernels = pytest.importorskip("dynamask.kernels.deform_conv2d")
+
+STAGES = (256, 128, 64, 32)  # channels of the mask branch at 14, 28, 56 and 112 pixels
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# of what is none: the mask, the residual and the count
+ABSENT = ("mask", "residual", "count")
+ABSENT_STRIDES = tuple(
+    f"{x}_{y}" for x in ABSENT[:2] for y in ("image", "channel", "plane", "pixel")
+)
+ONES = ("out_channel", "offset_pixel", "stride_y", "stride_x", "padding_y", "padding_x")
+DIVISIBLE = (
+    *("input", "offset", "weight", "bias", "out", "out_pixels"),
+    *("channels", "segment", "offset_channels", "out_channels"),
+    *("input_image", "input_pixel", "offset_image", "offset_plane", "out_image", "out_pixel"),
+)
+
+
+def arguments(dtype, channels):
+    """Types of arguments, values of constants and options; the channels are innermost."""
+    sizes = kernels.block_sizes(DTYPES[dtype], channels, channels)
+    constants = {
+        **{n: sizes[n] for n in ("PIXELS", "OUT", "CHANNELS")},
+        **{"TAPS": 9, "KERNEL_WIDTH": 3, "RELU": False, "WHOLE": True},
+        **{"PRECISION": "ieee", "INTERPRETED": False},
+        **dict.fromkeys(ABSENT),
+        **dict.fromkeys(ABSENT_STRIDES, 0),
+        **dict.fromkeys((*ONES, "dilation_y", "dilation_x"), 1),
+    }
+    names = kernels.deform_conv2d_kernel.arg_names
+    constants = {n: x for n, x in constants.items() if n in names}
+    signature = {n: "i32" for n in names if n not in constants}
+    signature |= dict.fromkeys(("input", "weight", "bias", "out"), f"*{dtype}")
+    signature["offset"] = "*fp32"
+    options = {n: x for n, x in sizes.items() if n not in constants}
+    return signature, constants, options
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize(
+    ("channels", "dtype"), [*((c, "bf16") for c in STAGES), (256, "fp16"), (256, "fp32")]
+)
+def test_resources(compiled, channels, dtype, capability):
+    signature, constants, options = arguments(dtype, channels)
+    kernel = kernels.deform_conv2d_kernel
+    found = compiled(kernel, signature, constants, capability, divisible=DIVISIBLE, **options)
+    assert found.spilled == 0
+    assert found.shared <= (163 if capability == 80 else 227) * 1024
+    assert found.wide_loads >= 8
+    assert found.mma > 0 or dtype == "fp32"
