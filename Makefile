@@ -12,12 +12,13 @@ OTHER := $(VENV)-$(TORCH)
 demo: $(VENV)/installed
 	$(BIN)/dynamask demo
 
-# The operator tests run once per instruction set, Triton kernels in the interpreter and then
-# through the compiler; everything else runs once.
+# The operator tests run once per instruction set and once on a device that only says it is CUDA,
+# Triton kernels in the interpreter and then through the compiler; everything else runs once.
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 DYNAMASK_SIMD=baseline $(BIN)/python -m pytest -q -n auto tests/ops
 	OMP_NUM_THREADS=1 DYNAMASK_SIMD=avx2 $(BIN)/python -m pytest -q -n auto tests/ops
 	OMP_NUM_THREADS=1 DYNAMASK_SIMD=avx512 $(BIN)/python -m pytest -q -n auto tests/ops
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --pretend-cuda -k pretend tests/ops
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/kernels
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto tests
 

@@ -107,10 +107,12 @@ def _pack(masks: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor, Tensor]:
         except ValueError as error:
             raise ValueError(f"mask_targets: masks[{g}]: {error}") from None
     text = bytearray(b"".join(mask["counts"] for mask in checked))
-    counts = torch.frombuffer(text, dtype=torch.uint8) if text else torch.empty(0).byte()
-    starts = torch.tensor([0] + [len(mask["counts"]) for mask in checked]).cumsum(0)
-    image_sizes = torch.tensor([mask["size"] for mask in checked], dtype=torch.int64)
-    return counts, starts, image_sizes.view(-1, 2)
+    lengths = [len(mask["counts"]) for mask in checked]
+    image_sizes = [mask["size"] for mask in checked]
+    with torch.device("cpu"):
+        counts = torch.frombuffer(text, dtype=torch.uint8) if text else torch.empty(0).byte()
+        starts = torch.tensor([0, *lengths]).cumsum(0)
+        return counts, starts, torch.tensor(image_sizes, dtype=torch.int64).view(-1, 2)
 
 
 @torch.library.register_fake("dynamask::mask_targets")

@@ -47,6 +47,7 @@ def test_compiles_without_a_graph_break():
             assert torch.equal(got, expected)
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize(
     ("state", "num_states", "error", "message"),
     [

@@ -75,6 +75,7 @@ def test_compiles_without_a_graph_break():
 F, W, B, L = torch.rand(2, 3, 4, 4), torch.rand(5, 3), torch.rand(5), torch.tensor([0, 1])
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize(
     ("args", "error", "message"),
     [

@@ -5,6 +5,8 @@ import torch
 
 from dynamask import ops
 
+pytestmark = pytest.mark.cpu_only  # about checks before any kernel
+
 BOXES = torch.tensor([[1.0, 1.0, 5.0, 5.0]])
 LABELS = torch.zeros(1, dtype=torch.int64)
 MASKS = torch.ones(1, 7, 7)

@@ -169,6 +169,7 @@ def test_compiles_without_a_graph_break(targets):
             assert torch.equal(got, expected)
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize(
     ("masks", "error", "message"),
     [
@@ -187,6 +188,7 @@ def test_says_what_is_wrong(masks, error, message):
                 op(given)
 
 
+@pytest.mark.cpu_only
 def test_refuses_a_band_too_wide():
     with pytest.raises(ValueError, match=r"block_targets: expected width in \[1, 3\], got 4"):
         block_targets(torch.ones(1, 4, 4), 4)

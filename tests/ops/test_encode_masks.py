@@ -5,8 +5,12 @@ from pycocotools import mask as coco
 
 from dynamask import rle
 from dynamask.ops import RaggedMasks, encode_masks
-from dynamask.reference.encode_masks import encode_masks as reference
-from dynamask.reference.paste_masks import paste_masks as reference_paste
+from dynamask.reference.encode_masks import encode_masks as encode_plainly
+from dynamask.reference.paste_masks import paste_masks as paste_plainly
+
+from .on_cpu import on_cpu
+
+reference, reference_paste = on_cpu(encode_plainly), on_cpu(paste_plainly)
 
 MODES = ["detectron2", "torchvision"]
 SIZES = [1, 14, 28, 56, 112]
@@ -15,7 +19,7 @@ NAN = float("nan")
 
 def paste_and_encode(masks, boxes, image_size, threshold=0.5, *, mode="detectron2"):
     dense = reference_paste(list(masks), boxes, image_size, threshold, mode=mode)
-    return [coco.encode(np.asfortranarray(frame)) for frame in dense.numpy().view(np.uint8)]
+    return [coco.encode(np.asfortranarray(frame)) for frame in dense.cpu().numpy().view(np.uint8)]
 
 
 def random_boxes(count, height, width):
@@ -141,6 +145,7 @@ def test_any_strides():
     assert encode_masks(masks, boxes, (50, 60)) == expected
 
 
+@pytest.mark.cpu_only
 def test_threads_change_nothing():
     masks, boxes = random_masks(20, 28), random_boxes(20, 50, 60)
     threads = torch.get_num_threads()
@@ -172,6 +177,7 @@ def test_compiles_without_a_graph_break():
 M, B = torch.rand(2, 14, 14), torch.rand(2, 4)
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize(
     ("args", "options", "error", "message"),
     [

@@ -8,6 +8,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .samples import SAMPLES
 
+pytestmark = pytest.mark.cpu_only  # of the CPU's kernels
+
 
 class Call(nn.Module):
     """An operator as a module, with everything but tensors bound."""

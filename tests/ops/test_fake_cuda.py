@@ -14,6 +14,8 @@ from dynamask import _library
 
 from .samples import SAMPLES
 
+pytestmark = pytest.mark.cpu_only  # the device is a fake
+
 
 def on_fake_cuda(mode: FakeTensorMode, arguments: tuple) -> tuple:
     return tree_map_only(Tensor, lambda x: mode.from_tensor(x).to("cuda"), arguments)

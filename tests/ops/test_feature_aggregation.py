@@ -172,6 +172,7 @@ def test_dtypes_may_meet():
     torch.testing.assert_close(with_grad, out)
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads_change_nothing(threads):
     args = inputs("one group", torch.float32)
@@ -265,6 +266,7 @@ def change(index, change):
     return args
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize(
     ("what", "how", "error", "message"),
     [

@@ -200,6 +200,7 @@ def test_compiles_without_a_graph_break():
 X, T, L = torch.rand(2, 3, 4, 4), torch.ones(2, 4, 4), torch.tensor([0, 2])
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize(
     ("args", "options", "error", "message"),
     [

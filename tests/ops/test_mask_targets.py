@@ -35,7 +35,7 @@ def scene(instances=6, rois=10, rings=2, corners=17, side=200):
 
 def pycocotools_targets(masks, boxes, index, size):
     """The crop of detectron2 and mmdet, in fp64 on what was given in fp32."""
-    vertices, rings, instances = (x.numpy() for x in masks)
+    vertices, rings, instances = (x.cpu().numpy() for x in masks)
     out = []
     for i, (x0, y0, x1, y1) in zip(index.tolist(), boxes.double().tolist()):
         scale = [size / max(x1 - x0, 1), size / max(y1 - y0, 1)]
@@ -45,7 +45,7 @@ def pycocotools_targets(masks, boxes, index, size):
         ]
         rle = coco.merge(coco.frPyObjects([p.tolist() for p in polygons], size, size))
         out.append(torch.from_numpy(coco.decode(rle)))
-    return torch.stack(out)
+    return torch.stack(out).to(boxes.device)
 
 
 def square(x0, y0, x1, y1):
@@ -157,6 +157,7 @@ def test_boxes_of_any_strides_and_dtype():
             assert torch.equal(got, want)
 
 
+@pytest.mark.cpu_only
 def test_threads_give_the_same_bits():
     masks, boxes, index = scene(rois=40)
     threads = torch.get_num_threads()
@@ -188,6 +189,7 @@ def test_compiles_without_a_graph_break():
 P, B, N = Polygons.of([[square(0, 0, 2, 2)]] * 2), torch.rand(2, 4), torch.tensor([0, 1])
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize(
     ("args", "error", "message"),
     [

@@ -9,6 +9,8 @@ from dynamask.reference.mask_targets import coverage
 from dynamask.reference.mask_targets import mask_targets as reference
 from dynamask.testing import assert_op_is_registered
 
+from .on_cpu import on_cpu
+
 SIZES = (14, 28, 56, 112)
 
 
@@ -35,12 +37,12 @@ def by_roi_align(masks, boxes, index, size):
     """detectron2's BitMasks.crop_and_resize."""
     rois = torch.cat([index[:, None].float(), boxes.float()], 1)
     roi_align = pytest.importorskip("torchvision").ops.roi_align
-    pooled = roi_align(masks.float()[:, None], rois, (size, size), 1.0, -1, True)
+    pooled = on_cpu(roi_align)(masks.float()[:, None], rois, (size, size), 1.0, -1, True)
     return (pooled[:, 0] >= 0.5).to(torch.uint8)
 
 
 def as_rle(masks):
-    return [rle.encode(mask) for mask in masks]
+    return [rle.encode(mask) for mask in map(torch.Tensor.cpu, masks)]
 
 
 def test_by_hand():
@@ -143,6 +145,7 @@ def test_any_strides():
             assert torch.equal(got, want)
 
 
+@pytest.mark.cpu_only
 def test_threads_give_the_same_bits():
     masks, boxes = blobs(30, 60, 60), boxes_around(30, 60, 60, 40)
     threads = torch.get_num_threads()
@@ -161,10 +164,9 @@ def test_registration():
     index, ops = torch.tensor([1, 0]), torch.ops.dynamask
     assert_op_is_registered(ops.mask_targets.default, (masks, boxes, index, [14, 28]))
     counts = torch.frombuffer(bytearray(as_rle(masks[:1])[0]["counts"]), dtype=torch.uint8)
-    starts, sizes = torch.tensor([0, len(counts)]), torch.tensor([[20, 20]])
-    assert_op_is_registered(
-        ops.mask_targets_rle.default, (counts, starts, sizes, boxes, index * 0, [14, 28])
-    )
+    starts, sizes = (torch.tensor(x, device="cpu") for x in ([0, len(counts)], [[20, 20]]))
+    args = (counts, starts, sizes, boxes.cpu(), index.cpu() * 0, [14, 28])
+    assert_op_is_registered(ops.mask_targets_rle.default, args)
 
 
 def test_compiles_without_a_graph_break():
@@ -179,6 +181,7 @@ M, B, N = torch.zeros(2, 5, 5).bool(), torch.rand(2, 4), torch.tensor([0, 1])
 BAD_RLE = [{"size": [5, 5], "counts": b"11"}, {"size": [5, 6], "counts": b"1"}]
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize(
     ("args", "error", "message"),
     [

@@ -2,7 +2,11 @@ import pytest
 import torch
 
 from dynamask.ops import PackedMasks, RaggedMasks, paste_masks
-from dynamask.reference.paste_masks import paste_masks as reference
+from dynamask.reference.paste_masks import paste_masks as paste_plainly
+
+from .on_cpu import on_cpu
+
+reference = on_cpu(paste_plainly)
 
 MODES = ["detectron2", "torchvision"]
 SIZES = [1, 14, 28, 56, 112]
@@ -67,7 +71,7 @@ def test_equals_torchvision():
     masks, boxes = masks_of("quarters", 20, 28), boxes_of("any", 20, 60, 80).clamp(min=0)
     boxes[:, 2:] = torch.maximum(boxes[:, 2:], boxes[:, :2])
     boxes = torch.minimum(boxes, torch.tensor([80, 60, 80, 60]))
-    expected = heads.paste_masks_in_image(masks[:, None], boxes, (60, 80))[:, 0] >= 0.5
+    expected = on_cpu(heads.paste_masks_in_image)(masks[:, None], boxes, (60, 80))[:, 0] >= 0.5
     assert torch.equal(paste_masks(masks, boxes, (60, 80), mode="torchvision"), expected)
 
 
@@ -186,6 +190,7 @@ def test_mask_values_that_are_no_probabilities(mode, value):
     assert torch.equal(paste_masks(masks, boxes, (40, 50), mode=mode), expected)
 
 
+@pytest.mark.cpu_only
 def test_threads_change_nothing():
     masks, boxes = masks_of("noise", 20, 28), boxes_of("any", 20, 50, 60)
     threads = torch.get_num_threads()
@@ -219,6 +224,7 @@ def test_compiles_without_a_graph_break(out):
         assert torch.equal(compiled(masks, boxes), paste(masks, boxes))
 
 
+@pytest.mark.cpu_only
 def test_kernels_refuse_sizes_that_do_not_fit():
     values, sizes, *rest = op_args()
     for bad in (sizes + 1, -sizes):
@@ -229,6 +235,7 @@ def test_kernels_refuse_sizes_that_do_not_fit():
 M, B = torch.rand(2, 14, 14), torch.rand(2, 4)
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize(
     ("args", "options", "error", "message"),
     [

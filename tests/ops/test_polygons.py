@@ -121,7 +121,7 @@ def assert_comes_back(mask):
         canvas = np.zeros((28, 28), np.uint8)
         canvas[:height, :width] = mask[:28, :28]
         target = mask_targets(Polygons.of([rings]), box, sizes=[28])[0][0]
-        assert np.array_equal(target.numpy(), canvas)
+        assert np.array_equal(target.cpu().numpy(), canvas)
 
 
 @pytest.mark.parametrize("name", BITMAPS)
@@ -146,7 +146,8 @@ def test_outlines_of_any_mask_fill_to_it(mask):
 
 def test_outlines_of_blobs_fill_to_them():
     for seed in range(30):
-        noise = torch.rand(1, 28, 28, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.rand(1, 28, 28, generator=generator, device="cpu")
         assert_comes_back((torch.nn.functional.avg_pool2d(noise, 3, 1, 1)[0] > 0.5).byte().numpy())
 
 

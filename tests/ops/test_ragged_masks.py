@@ -76,6 +76,7 @@ def test_a_buffer_may_be_longer_than_its_masks():
     assert torch.equal(both.values, torch.cat([flat.values, flat.values]))
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize(
     ("masks", "error", "message"),
     [

@@ -6,6 +6,8 @@ from dynamask.ops import winograd_conv2d, winograd_conv2d_weight
 from dynamask.reference import winograd_conv2d as reference
 from dynamask.testing import assert_as_accurate
 
+pytestmark = pytest.mark.cpu_only  # an operator for the CPU
+
 CASES = [  # N, C, O, H, W
     (2, 16, 32, 8, 12),
     (1, 33, 40, 14, 14),
