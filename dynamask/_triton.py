@@ -18,6 +18,8 @@ from torch.utils._pytree import tree_leaves
 OPERATORS = {
     "class_logits": "class_logits",
     "deform_conv2d": "deform_conv2d",
+    "mask_edge_loss": "mask_edge_loss",
+    "mask_edge_loss_backward": "mask_edge_loss",
 }
 
 _library: torch.library.Library | None = None  # registrations last as long as it does

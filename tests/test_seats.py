@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SCHEMAS = re.findall(r'"(\w+)\(', (ROOT / "csrc/library.cpp").read_text())
 AWAITED = {  # not written yet
     *("class_logits", "deform_conv2d", "deform_conv2d_backward"),
-    *("mask_edge_loss", "mask_edge_loss_backward", "mask_targets_rle"),
+    "mask_targets_rle",
 }
 
 

@@ -33,9 +33,11 @@ struct dim3 {
   unsigned count() const { return x * y * z; }
 };
 
+using std::exp;
 using std::fabs;
 using std::frexp;
 using std::ldexp;
+using std::log1p;
 using std::max;
 using std::memcpy;
 using std::min;
