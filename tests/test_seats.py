@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import dynamask.ops  # noqa: F401  (takes the seats)
 from dynamask import _library, _triton, info
 
 ROOT = Path(__file__).resolve().parent.parent
