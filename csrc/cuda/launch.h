@@ -3,6 +3,8 @@
 
 #pragma once
 
+#include "common/host_device.h"
+
 #ifdef __CUDACC__
 
 #include <torch/csrc/stable/macros.h>
@@ -42,6 +44,8 @@ void launch(Stream, dim3 grid, dim3 threads, void (*kernel)(Parameters...),
 
 namespace dynamask::cuda {
 
-constexpr int64_t ceil_divide(int64_t n, int64_t by) { return (n + by - 1) / by; }
+DYNAMASK_HOST_DEVICE constexpr int64_t ceil_divide(int64_t n, int64_t by) {
+  return (n + by - 1) / by;
+}
 
 }  // namespace dynamask::cuda

@@ -42,10 +42,8 @@ struct Gradients {
   void add_in_any_order(const std::vector<Tensor>& maps) const {
     const S* from = static_cast<const S*>(grad.data_ptr());
     const auto largest = torch::stable::new_zeros(grad, {1}, sum_dtype(grad));
-    const int64_t count = grad.numel();
-    launch(device.stream, std::min<int64_t>(1024, ceil_divide(count, kPoolThreads)), kPoolThreads,
-           largest_magnitude<S, T>, from, count, largest.mutable_data_ptr<T>());
-    const FixedSums<T> sums{largest.const_data_ptr<T>(), bits_of_fixed_sums(pooling)};
+    largest_magnitude(device.stream, from, grad.numel(), largest.mutable_data_ptr<T>());
+    const FixedSums<T> sums{largest.const_data_ptr<T>(), 1, bits_of_fixed_sums(pooling)};
     std::vector<Tensor> whole;
     Maps<unsigned long long> to{};
     for (size_t l = 0; l < maps.size(); ++l) {
@@ -54,9 +52,8 @@ struct Gradients {
     }
     launch_roi_align_backward(device.stream, pooling, from, sums, to, rows);
     for (size_t l = 0; l < maps.size(); ++l)
-      if (const int64_t numel = maps[l].numel(); numel > 0)
-        launch(device.stream, ceil_divide(numel, kPoolThreads), kPoolThreads, from_fixed_sums<T, T>,
-               to.level[l], numel, sums, maps[l].mutable_data_ptr<T>());
+      from_fixed_sums(device.stream, to.level[l], maps[l].numel(), sums,
+                      maps[l].mutable_data_ptr<T>());
   }
 };
 
@@ -76,7 +73,7 @@ Tensor PyramidPooling::forward(const std::vector<Tensor>& features_, const Tenso
   const auto boxes = contiguous(to(boxes_, sum_dtype(first)));
   const int64_t channels = first.size(1);
   const auto out =
-      empty_maps(first, {boxes.size(0), channels, height, width}, first.scalar_type(), rows);
+      empty_images(first, {boxes.size(0), channels, height, width}, first.scalar_type(), rows);
   if (out.numel() == 0) return out;
   with_storage_type(first, [&](auto s, auto t) {
     using S = decltype(s);
@@ -102,7 +99,7 @@ std::vector<Tensor> PyramidPooling::backward(const Tensor& grad_, const Tensor& 
   std::vector<Tensor> maps;
   for (size_t l = 0; l < sizes.size(); l += 2) {
     maps.push_back(
-        empty_maps(grad, {batch, channels, sizes[l], sizes[l + 1]}, dtype, channels_last));
+        empty_images(grad, {batch, channels, sizes[l], sizes[l + 1]}, dtype, channels_last));
     torch::stable::zero_(maps.back());
   }
   if (grad.numel() > 0)

@@ -5,8 +5,8 @@
 #include <cmath>
 #include <vector>
 
+#include "cuda/images.h"
 #include "cuda/roi_align.cuh"
-#include "cuda/tensor.h"
 
 namespace dynamask::cuda {
 

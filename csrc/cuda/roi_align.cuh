@@ -3,8 +3,7 @@
 
 #pragma once
 
-#include <type_traits>
-
+#include "cuda/gradient_sums.h"
 #include "cuda/launch.h"
 #include "cuda/roi_taps.h"
 #include "cuda/storage.h"
@@ -125,43 +124,6 @@ __global__ void roi_align_forward_kernel(const __grid_constant__ RoiPooling<T> a
   *reinterpret_cast<Numbers*>(out + item.bin(a)) = y;
 }
 
-// Sums of floating-point numbers by whoever comes first.
-template <typename T>
-struct FreeSums {
-  using Sum = T;
-  DYNAMASK_HOST_DEVICE Sum of(T x) const { return x; }
-};
-
-// Sums of whole numbers, which come out the same in any order: multiples of the largest gradient
-// divided by a power of two, so that no sum overflows.
-template <typename T>
-struct FixedSums {
-  using Sum = unsigned long long;
-  const T* largest;  // magnitude of the gradients
-  int bits;          // of the largest as a whole number
-
-  DYNAMASK_HOST_DEVICE T unit() const {
-    int exponent;
-    frexp(*largest, &exponent);
-    return ldexp(T(1), exponent - bits);
-  }
-  DYNAMASK_HOST_DEVICE Sum of(T x) const {
-    return static_cast<unsigned long long>(static_cast<long long>(rint(x / unit())));
-  }
-};
-
-template <typename Sum, int kCount>
-__device__ void add_to(Sum* place, const Pack<Sum, kCount>& part) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  if constexpr (std::is_same_v<Sum, float> && kCount == 4) {
-    atomicAdd(reinterpret_cast<float4*>(place),
-              float4{part.value[0], part.value[1], part.value[2], part.value[3]});
-    return;
-  }
-#endif
-  for (int c = 0; c < kCount; ++c) atomicAdd(place + c, part.value[c]);
-}
-
 // A thread owns a bin of a RoI and kCount channels, and adds their gradient to every pixel of the
 // bin. Bound by atomic additions in the L2.
 template <typename S, typename T, int kCount, bool kRows, typename Sums>
@@ -175,34 +137,12 @@ __global__ void roi_align_backward_kernel(const __grid_constant__ RoiPooling<T> 
   if (!item.has_samples()) return;
   const Numbers g = *reinterpret_cast<const Numbers*>(grad + item.bin(a));
   auto* map = maps.level[item.level];
+  const auto terms = sums.terms();
   item.for_each_pixel(a, [&](int64_t place, T weight) {
     Pack<typename Sums::Sum, kCount> part;
-    for (int c = 0; c < kCount; ++c) part.value[c] = sums.of(weight * wide(g.value[c]));
+    for (int c = 0; c < kCount; ++c) part.value[c] = terms.of(weight * wide(g.value[c]));
     add_to(map + place, part);
   });
-}
-
-// The largest magnitude of all numbers, NaN above all: one atomic maximum per thread.
-template <typename S, typename T>
-__global__ void largest_magnitude(const S* values, int64_t count, T* largest) {
-  using Bits = std::conditional_t<sizeof(T) == 8, unsigned long long, unsigned>;
-  Bits most = 0;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
-       i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
-    const T magnitude = fabs(wide(values[i]));
-    Bits bits;  // of numbers without a sign, order as they do
-    memcpy(&bits, &magnitude, sizeof(bits));
-    most = bits > most ? bits : most;
-  }
-  atomicMax(reinterpret_cast<Bits*>(largest), most);
-}
-
-// A thread owns a number: the sum as a floating-point number.
-template <typename S, typename T>
-__global__ void from_fixed_sums(const unsigned long long* in, int64_t count, FixedSums<T> sums,
-                                S* out) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i < count) out[i] = narrow<S>(T(static_cast<long long>(in[i])) * sums.unit());
 }
 
 // Whether 16 bytes of channels can be moved at once.
@@ -250,12 +190,10 @@ void launch_roi_align_backward(Stream stream, const RoiPooling<T>& a, const S* g
            grad, sums, maps);
 }
 
-// How many bits the largest gradient may have as a whole number for sums of all items to fit 63.
+// A pixel gets at most one term from each bin.
 template <typename T>
 int bits_of_fixed_sums(const RoiPooling<T>& a) {
-  int bits = 61;
-  for (int64_t items = a.rois * a.bins_y * a.bins_x; items > 0; items /= 2) --bits;
-  return bits;
+  return bits_of_fixed_sums(a.rois * a.bins_y * a.bins_x);
 }
 
 }  // namespace dynamask::cuda

@@ -8,6 +8,7 @@
 #endif
 
 #include "common/host_device.h"
+#include "cuda/launch.h"
 
 namespace dynamask::cuda {
 

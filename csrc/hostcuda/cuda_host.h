@@ -35,6 +35,7 @@ struct dim3 {
 
 using std::exp;
 using std::fabs;
+using std::fma;
 using std::frexp;
 using std::ldexp;
 using std::log1p;

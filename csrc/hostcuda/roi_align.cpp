@@ -51,15 +51,12 @@ void run(hostcuda::Input& in, hostcuda::Output& out) {
   for (int64_t l = 0; l < levels; ++l) sums.emplace_back(numel(l));
   for (int64_t l = 0; l < levels; ++l) maps.level[l] = sums[l].data();
   T largest = 0;
-  const int64_t count = grad.size();
-  launch({}, 2, 64, largest_magnitude<S, T>, grad.data(), count, &largest);
-  const FixedSums<T> fixed{&largest, bits_of_fixed_sums(a)};
+  largest_magnitude({}, grad.data(), static_cast<int64_t>(grad.size()), &largest);
+  const FixedSums<T> fixed{&largest, 1, bits_of_fixed_sums(a)};
   launch_roi_align_backward(Stream{}, a, grad.data(), fixed, maps, rows);
   for (const auto& map : sums) {
     std::vector<T> values(map.size());
-    const int64_t size = map.size();
-    launch({}, ceil_divide(size, 64), 64, from_fixed_sums<T, T>, map.data(), size, fixed,
-           values.data());
+    from_fixed_sums({}, map.data(), static_cast<int64_t>(map.size()), fixed, values.data());
     out.array(values);
   }
 }

@@ -55,7 +55,11 @@ class HostCuda:
 
 def plant(folder: Path, stem: str, right: str, wrong: str) -> None:
     """Replaces the first ``right`` in the kernel's own file, or else in one that it may include."""
-    for path in (folder / f"{stem}.cuh", *sorted(folder.glob("*.cuh"))):
+    for path in (
+        folder / f"{stem}.cuh",
+        *sorted(folder.glob("*.cuh")),
+        *sorted(folder.glob("*.h")),
+    ):
         text = path.read_text()
         if right in text:
             path.write_text(text.replace(right, wrong, 1))
