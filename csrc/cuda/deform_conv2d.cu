@@ -11,7 +11,7 @@ Tensor convolve(const Tensor& input, const Tensor& offset, const Tensor& weight,
   const DeformTensors given(input, offset, weight, mask, stride, padding, dilation);
   const DeformConv2dShape& s = given.shape;
   const std::vector<int64_t> size{s.batch, s.out_channels, s.out_height, s.out_width};
-  const auto out = empty_images(input, size, input.scalar_type(), true);
+  const auto out = empty_maps(input, size, input.scalar_type(), true);
   const auto weights = given.weight_by_taps(false);
   std::optional<Tensor> bias;
   if (bias_) {

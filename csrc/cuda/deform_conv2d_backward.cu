@@ -71,8 +71,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> convolve_backward(
   const auto dtype = sum_dtype(input);
   // In the layout of `like`, or in rows as they are summed.
   const auto gradient = [&](const Tensor& like, bool rows) {
-    return empty_images(like, {like.size(0), like.size(1), like.size(2), like.size(3)}, dtype,
-                        rows);
+    return empty_maps(like, {like.size(0), like.size(1), like.size(2), like.size(3)}, dtype, rows);
   };
   std::optional<Tensor> to_features, to_offset, to_mask, to_weight;
   if (needs_input) {

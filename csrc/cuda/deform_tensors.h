@@ -6,7 +6,7 @@
 #include <string>
 
 #include "cuda/deform_columns.h"
-#include "cuda/images.h"
+#include "cuda/feature_tensors.h"
 
 namespace dynamask::cuda {
 

@@ -30,6 +30,15 @@ inline Tensor empty_maps(const Tensor& like, std::vector<int64_t> sizes, ScalarT
                               format_of(rows));
 }
 
+// Rows as they are, or copied into the other format.
+inline Tensor in_format(const Tensor& images, bool rows) {
+  if (rows) return images;
+  const Tensor& t = images;
+  auto out = empty_maps(t, {t.size(0), t.size(1), t.size(2), t.size(3)}, t.scalar_type(), false);
+  torch::stable::copy_(out, t);
+  return out;
+}
+
 // The dtype sums are made in: fp64 for fp64, fp32 for fp32, fp16 and bf16.
 inline ScalarType sum_dtype(const Tensor& t) {
   return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;

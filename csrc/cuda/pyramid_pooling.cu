@@ -1,4 +1,3 @@
-#include "cuda/feature_tensors.h"
 #include "cuda/pyramid_pooling.h"
 
 namespace dynamask::cuda {
@@ -73,7 +72,7 @@ Tensor PyramidPooling::forward(const std::vector<Tensor>& features_, const Tenso
   const auto boxes = contiguous(to(boxes_, sum_dtype(first)));
   const int64_t channels = first.size(1);
   const auto out =
-      empty_images(first, {boxes.size(0), channels, height, width}, first.scalar_type(), rows);
+      empty_maps(first, {boxes.size(0), channels, height, width}, first.scalar_type(), rows);
   if (out.numel() == 0) return out;
   with_storage_type(first, [&](auto s, auto t) {
     using S = decltype(s);
@@ -99,7 +98,7 @@ std::vector<Tensor> PyramidPooling::backward(const Tensor& grad_, const Tensor& 
   std::vector<Tensor> maps;
   for (size_t l = 0; l < sizes.size(); l += 2) {
     maps.push_back(
-        empty_images(grad, {batch, channels, sizes[l], sizes[l + 1]}, dtype, channels_last));
+        empty_maps(grad, {batch, channels, sizes[l], sizes[l + 1]}, dtype, channels_last));
     torch::stable::zero_(maps.back());
   }
   if (grad.numel() > 0)

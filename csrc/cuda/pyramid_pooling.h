@@ -5,7 +5,7 @@
 #include <cmath>
 #include <vector>
 
-#include "cuda/images.h"
+#include "cuda/feature_tensors.h"
 #include "cuda/roi_align.cuh"
 
 namespace dynamask::cuda {
