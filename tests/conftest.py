@@ -1,12 +1,14 @@
 """Devices: `pytest` runs everything on the CPU, `pytest -m gpu` the operators on CUDA."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
 # Tests of torch.compile, opcheck, gradcheck and autocast.
 BELOW = ("test_compiles", "test_registration", "test_gradcheck", "test_runs_under_autocast")
+GPU_TESTS = Path(__file__).parent / "gpu"
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products
 
@@ -19,17 +21,27 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_configure(config):
+    config.addinivalue_line("filterwarnings", "ignore:.*does not have a deterministic impl")
+
+
+def pytest_ignore_collect(collection_path, config):
+    """What only a GPU can show is left out where none is asked for."""
+    asked = "gpu" in config.option.markexpr or config.option.pretend_cuda
+    return True if collection_path == GPU_TESTS and not asked else None
+
+
 def pytest_generate_tests(metafunc):
     """Operator tests take CUDA for their device where it is asked for."""
-    of_operators = metafunc.definition.path.parent.name == "ops"
-    if not of_operators or metafunc.definition.get_closest_marker("cpu_only"):
+    folder = metafunc.definition.path.parent.name
+    if folder not in ("ops", "gpu") or metafunc.definition.get_closest_marker("cpu_only"):
         return
     option = metafunc.config.option
     if option.pretend_cuda:
         # these look below the functions that the pretended device replaces
         if not metafunc.function.__name__.startswith(BELOW):
             metafunc.parametrize("device", ["pretend"], indirect=True)
-    elif "gpu" in option.markexpr:
+    elif "gpu" in option.markexpr and folder == "ops":
         on_cuda = pytest.param("cuda", marks=pytest.mark.gpu)
         metafunc.parametrize("device", ["cpu", on_cuda], indirect=True)
 
@@ -37,9 +49,8 @@ def pytest_generate_tests(metafunc):
 @pytest.fixture(autouse=True)
 def device(request):
     """The default device of a test: tensors that name none are on it."""
-    name = getattr(request, "param", "cpu")
-    if request.node.get_closest_marker("gpu"):
-        name = "cuda"
+    needs_gpu = request.node.get_closest_marker("gpu")
+    name = getattr(request, "param", "cuda" if needs_gpu else "cpu")
     if name == "pretend":
         from .pretend_cuda import PretendCuda
 

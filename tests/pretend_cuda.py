@@ -1,15 +1,22 @@
-"""A device that says it is CUDA and is the CPU: ``pytest tests/ops --pretend-cuda``.
+"""A device that says it is CUDA and is the CPU: ``pytest --pretend-cuda -k pretend tests``.
 
 Every tensor that a test or an operator makes without naming the CPU says that it is on ``cuda:0``,
 refuses to meet a tensor of the CPU and has no ``numpy()``, like a real one. What it computes runs
-on the CPU.
+on the CPU. A graph remembers the calls of a capture and makes them again in the same tensors; while
+it captures, or where synchronisation is an error, a call that would wait for the device raises.
 
 Proven: the Python of the tests and of the operators' faces keeps to one device, names no CPU by
-accident (generators, indices, constants), and takes the branches meant for a GPU.
+accident (generators, indices, constants), takes the branches meant for a GPU, and waits nowhere
+that it should not.
 
-Not proven: anything about a kernel for GPUs, streams, synchronisation, or Python below the
-dispatcher (gradients, fake kernels, what torch.compile makes), where tensors are those of the CPU.
+Not proven: anything about a kernel for GPUs, streams, or Python below the dispatcher (gradients,
+compositions in CUDA seats, what torch.compile makes), where tensors are those of the CPU.
 """
+
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
+from typing import Any
+from unittest import mock
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -27,6 +34,14 @@ MAY_MIX = {
     torch.as_tensor,
 }
 
+WAITING = {
+    *(torch.Tensor.item, torch.Tensor.tolist, torch.Tensor.cpu, torch.Tensor.nonzero),
+    *(torch.Tensor.__bool__, torch.Tensor.__int__, torch.Tensor.__float__, torch.Tensor.__index__),
+    *(torch.nonzero, torch.unique, torch.masked_select, torch.Tensor.masked_select),
+    *(torch.tensor, torch.as_tensor, torch.Tensor.new_tensor),  # copies from the host
+    *(torch.equal, torch.allclose),
+}
+
 
 def is_pretending(x: torch.Tensor) -> bool:
     """Whether a tensor says that it is on CUDA."""
@@ -36,8 +51,45 @@ def is_pretending(x: torch.Tensor) -> bool:
 class PretendCuda(TorchFunctionMode):
     """While it is entered, CUDA is the default device, and the CPU plays its part."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_wait = True
+        self.recording: list[tuple] | None = None
+        self.patches = mock.patch.multiple(
+            torch.cuda,
+            CUDAGraph=PretendGraph,
+            graph=self.graph,
+            set_sync_debug_mode=self.set_sync_debug_mode,
+            Stream=mock.MagicMock,
+            stream=lambda stream: nullcontext(),
+            current_stream=mock.MagicMock,
+            synchronize=lambda: None,
+            _sleep=lambda cycles: None,
+        )
+
+    def __enter__(self) -> "PretendCuda":
+        self.patches.start()
+        return super().__enter__()
+
+    def __exit__(self, *error) -> None:
+        self.patches.stop()
+        super().__exit__(*error)
+
+    def set_sync_debug_mode(self, mode: str) -> None:
+        self.may_wait = mode != "error"
+
+    @contextmanager
+    def graph(self, graph: "PretendGraph"):
+        """A capture, which here runs what it records."""
+        self.may_wait, self.recording = False, graph.calls
+        try:
+            yield
+        finally:
+            self.may_wait, self.recording = True, None
+
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
+        given = kwargs or {}
+        kwargs = dict(given)
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
         pretending = [x for x in tensors if is_pretending(x)]
         if pretending:
@@ -47,6 +99,9 @@ class PretendCuda(TorchFunctionMode):
             if function in ATTRIBUTES:
                 return ATTRIBUTES[function]
         device = device_of_result(function, args, kwargs, pretending)
+        if not self.may_wait and waits(function, args, pretending, device):
+            raise RuntimeError(f"waits for the device: {function}")
+        original = function, args
         if device == CUDA and getattr(kwargs.get("generator"), "device", CUDA) == CPU:
             raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
         if "device" in kwargs:
@@ -64,7 +119,36 @@ class PretendCuda(TorchFunctionMode):
         for x in tree_leaves(result):
             if isinstance(x, torch.Tensor) and device == CUDA:
                 x.pretends = True
+        if self.recording is not None:
+            self.recording.append((*original, given, result))
         return result
+
+
+class PretendGraph:
+    """Stands for torch.cuda.CUDAGraph."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Callable[..., Any], tuple, dict, Any]] = []
+
+    def replay(self) -> None:
+        """Makes the calls again; their results go where they went in the capture."""
+        for function, args, kwargs, results in self.calls:
+            again = function(*args, **kwargs)
+            for old, new in zip(tree_leaves(results), tree_leaves(again), strict=True):
+                if isinstance(old, torch.Tensor) and old is not new:
+                    old.copy_(new)
+
+
+def waits(function, args, pretending, device) -> bool:
+    """Whether the host would wait for a real device in a call."""
+    if function is torch.Tensor.to:
+        return device != as_device(args[0])
+    if function is torch.Tensor.__getitem__:
+        index = tree_leaves(args[1])
+        return any(isinstance(x, torch.Tensor) and x.dtype == torch.bool for x in index)
+    if function in (torch.repeat_interleave, torch.Tensor.repeat_interleave):
+        return len(pretending) > 1  # counts on the device
+    return function in WAITING and (bool(pretending) or device == CUDA)
 
 
 ATTRIBUTES = {
