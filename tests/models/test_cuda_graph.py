@@ -1,0 +1,188 @@
+"""The mask branch runs without a word from the host, so a CUDA graph can record all of it.
+
+Without a GPU that is shown by fake tensors on ``cuda``: what depends on their values raises, and so
+does here whatever touches another device.
+"""
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    unset_fake_temporarily,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from dynamask.models.dynamic_mask_head import DynamicMaskHead
+from dynamask.models.fused import fuse
+from dynamask.models.instances import Instances
+from dynamask.ops.feature_aggregation import FeatureAggregationWeights, _on_cuda
+
+CLASSES, CHANNELS, IMAGE, ROIS = 5, 64, (256, 320), 100
+MODES = ("dynamic", "size", "fixed=3")
+
+
+class OnOneDevice(TorchDispatchMode):
+    """Refuses to meet or make a tensor that is not on a GPU: to copy one is to wait."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for x in tree_leaves((args, kwargs, result)):
+            if isinstance(x, Tensor) and x.device.type != "cuda":
+                raise AssertionError(f"{function} of a tensor on {x.device}")
+        return result
+
+
+@pytest.fixture
+def fake_cuda():
+    """In it tensors are made on a GPU that is not there."""
+    with FakeTensorMode() as mode, torch.device("cuda"), torch.no_grad():
+        yield mode
+
+
+def a_head(mode="dynamic", switch_input="roi_14", dtype=torch.float32, fused=False):
+    options = {"mode": mode, "switch_input": switch_input}
+    head = DynamicMaskHead(CLASSES, CHANNELS, CHANNELS, **options).eval()
+    return fuse(head, dtype) if fused else head.to(dtype)
+
+
+def a_fake_head(mode, *args, **options):
+    """A head whose numbers are fake ones on ``cuda``."""
+    with unset_fake_temporarily(), torch.device("cpu"):
+        head = a_head(*args, **options)
+    for module in head.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, value in tensors.items():
+                if value is not None:
+                    fake = mode.from_tensor(value).detach().to("cuda")
+                    is_parameter = isinstance(value, torch.nn.Parameter)
+                    tensors[name] = torch.nn.Parameter(fake, False) if is_parameter else fake
+    return head
+
+
+def inputs(dtype=torch.float32, count=ROIS):
+    height, width = IMAGE
+    levels = [
+        torch.randn(2, CHANNELS, height // s, width // s, dtype=dtype) for s in (4, 8, 16, 32)
+    ]
+    corner = torch.rand(count, 2) * 150
+    boxes = torch.cat([corner, corner + 10 + torch.rand(count, 2) * 90], 1)
+    image = torch.arange(count) % 2
+    return levels, Instances(boxes, torch.randint(CLASSES, (count,)), image)
+
+
+def run(head, levels, instances):
+    context = head.context(levels, [IMAGE, IMAGE])
+    return head.decode(head(context, instances), instances)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nothing_waits_for_the_device(fake_cuda, mode, fused, dtype):
+    head = a_fake_head(fake_cuda, mode, dtype=dtype, fused=fused)
+    levels, instances = inputs(dtype)
+    with OnOneDevice():
+        masks = run(head, levels, instances)
+    assert masks.values.shape == (ROIS * 112 * 112,)
+    assert masks.sizes.shape == (ROIS,)
+    assert masks.values.device.type == masks.sizes.device.type == "cuda"
+
+
+@pytest.mark.parametrize("switch_input", ["p2_28", "p2_56"])
+def test_nothing_waits_for_crops_of_the_switch(fake_cuda, switch_input):
+    head, given = a_fake_head(fake_cuda, switch_input=switch_input), inputs()
+    with OnOneDevice():
+        run(head, *given)
+
+
+def test_nothing_waits_where_there_are_no_rois(fake_cuda):
+    head, given = a_fake_head(fake_cuda), inputs(count=0)
+    with OnOneDevice():
+        assert run(head, *given).values.shape == (0,)
+
+
+def test_nothing_waits_before_the_switch_is_trained(fake_cuda):
+    head, given = a_fake_head(fake_cuda), inputs()
+    head.switch_enabled = False
+    with OnOneDevice():
+        run(head, *given)
+
+
+def test_nothing_waits_inside_the_composed_stage(fake_cuda):
+    head, (levels, instances) = a_fake_head(fake_cuda), inputs()
+    stage = head.pyramid.stages[0]
+    x, count = torch.randn(ROIS, CHANNELS, 14, 14), torch.full((1,), ROIS // 2)
+    with OnOneDevice():
+        weights = FeatureAggregationWeights(*stage.weights())
+        _on_cuda(x, stage.project(levels[2]), instances.rois, 1 / 16, count, *weights)
+
+
+@pytest.mark.parametrize(
+    "waits",
+    [
+        lambda state: state.tolist(),
+        lambda state: state.sum().item(),
+        lambda state: bool(state.any()),
+        lambda state: state[state > 0],
+        lambda state: state.nonzero(),
+        lambda state: state.repeat_interleave(state),
+        lambda state: state + torch.tensor([14, 28], device="cuda"),
+        lambda state: state.cpu(),
+    ],
+)
+def test_what_waits_is_seen(fake_cuda, waits):
+    state = torch.zeros(2, dtype=torch.int64)
+    seen = (AssertionError, DataDependentOutputException, DynamicOutputShapeException)
+    with pytest.raises(seen), OnOneDevice():
+        waits(state)
+
+
+def record(call):
+    """A CUDA graph of a call and what it returned."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):  # kernels are built, workspaces made
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = call()
+    return graph, result
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_graph_replays_with_other_inputs(monkeypatch, dtype):
+    with torch.device("cuda"), torch.no_grad():
+        head, (levels, instances) = a_head(dtype=dtype, fused=True), inputs(dtype)
+        bias = torch.zeros(ROIS, 4)
+        switch = head.selector.switch.forward
+        monkeypatch.setattr(head.selector.switch, "forward", lambda x: 0 * switch(x) + bias)
+        shares = torch.tensor([0.35, 0.34, 0.21, 0.10])
+
+        def fill():
+            """Other numbers in the tensors that the graph reads."""
+            others, boxes = inputs(dtype)
+            for level, other in zip(levels, others):
+                level.copy_(other)
+            instances.boxes.copy_(boxes.boxes)
+            instances.labels.copy_(boxes.labels)
+            state = torch.multinomial(shares, ROIS, replacement=True)
+            bias.copy_(torch.nn.functional.one_hot(state, 4))
+            return state
+
+        fill()
+        graph, masks = record(lambda: run(head, levels, instances))
+        for _ in range(3):
+            state = fill()
+            expected = run(head, levels, instances).split()
+            graph.replay()
+            assert torch.equal(masks.sizes, torch.tensor(head.sizes)[state])
+            for mask, wanted in zip(masks.split(), expected, strict=True):
+                torch.testing.assert_close(mask, wanted, rtol=1e-4, atol=1e-4)
