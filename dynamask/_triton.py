@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 # Each schema with a Triton kernel, and the module of kernels/ that has a function of its name.
 OPERATORS = {
@@ -62,7 +61,7 @@ class Seat:
         self.failure: str | None = None
 
     def __call__(self, keys: Any, *arguments: Any, **options: Any) -> Any:
-        tensors = [x for x in tree_leaves((arguments, options)) if isinstance(x, Tensor)]
+        tensors = _tensors_of((*arguments, *options.values()))
         if self.failure is None:
             try:
                 kernels = importlib.import_module(self.module)
@@ -113,6 +112,12 @@ def take_seat(library: torch.library.Library, key: str, schema: str, module: str
         warnings.filterwarnings("ignore", "Warning only once for all operators")
         library.impl(schema, seat, key, with_keyset=True, allow_override=True)
     return seat
+
+
+def _tensors_of(arguments: tuple) -> list[Tensor]:
+    """Those that are tensors, and those of lists."""
+    lists = (x if isinstance(x, (list, tuple)) else (x,) for x in arguments)
+    return [x for one in lists for x in one if isinstance(x, Tensor)]
 
 
 def _is_of_the_build(error: Exception) -> bool:

@@ -1,4 +1,5 @@
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dynamask.ops._check import (
@@ -9,6 +10,7 @@ from dynamask.ops._check import (
     check_range,
     check_size,
 )
+from dynamask.ops._rois import is_channels_last
 
 
 def class_logits(features: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
@@ -57,22 +59,34 @@ def _(features, weight, bias, labels):
 def _setup_context(ctx, inputs, output):
     features, weight, bias, labels = inputs
     ctx.save_for_backward(features, weight, labels)
-    ctx.has_bias = bias is not None
+    ctx.bias_dtype = None if bias is None else bias.dtype
 
 
 def _backward(ctx, grad):
     features, weight, labels = ctx.saved_tensors
+    classes = weight.shape[0]
+    labels = labels.long()
+    # labels out of range mean one row more, which is zero and thrown away
+    place = torch.where((labels >= 0) & (labels < classes), labels, classes)
     grad_features = grad_weight = grad_bias = None
     if ctx.needs_input_grad[0]:
-        row = weight.index_select(0, labels).to(grad.dtype)  # [N, C]
-        grad_features = grad.unsqueeze(1) * row[:, :, None, None]
+        rows = F.pad(weight, (0, 0, 0, 1)).index_select(0, place).to(grad.dtype)  # [N, C]
+        if is_channels_last(features):
+            grad_features = (grad.unsqueeze(3) * rows[:, None, None]).permute(0, 3, 1, 2)
+        else:
+            grad_features = grad.unsqueeze(1) * rows[:, :, None, None]
     if ctx.needs_input_grad[1]:
-        per_roi = torch.einsum("nhw,nchw->nc", grad, features)  # [N, C]
-        grad_weight = torch.zeros_like(weight).index_add(0, labels, per_roi.to(weight.dtype))
-    if ctx.has_bias and ctx.needs_input_grad[2]:
-        sums = grad.sum((1, 2)).to(weight.dtype)
-        grad_bias = weight.new_zeros(weight.shape[0]).index_add(0, labels, sums)
+        per_roi = torch.einsum("nhw,nchw->nc", grad, features)
+        grad_weight = _sum_by_class(per_roi, place, classes).to(weight.dtype)
+    if ctx.bias_dtype is not None and ctx.needs_input_grad[2]:
+        grad_bias = _sum_by_class(grad.sum((1, 2)), place, classes).to(ctx.bias_dtype)
     return grad_features, grad_weight, grad_bias, None
+
+
+def _sum_by_class(values: Tensor, place: Tensor, classes: int) -> Tensor:
+    """[N, ...] -> [classes, ...], in fp32 (fp64 for fp64)."""
+    values = values if values.dtype == torch.float64 else values.float()
+    return values.new_zeros(classes + 1, *values.shape[1:]).index_add(0, place, values)[:classes]
 
 
 torch.library.register_autograd("dynamask::class_logits", _backward, setup_context=_setup_context)

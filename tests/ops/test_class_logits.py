@@ -61,6 +61,35 @@ def test_gradcheck():
     )
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_gradients_match_reference(dtype, layout):
+    features, weight, bias, labels = inputs(40, 16, 5, 7, 4, dtype=dtype)
+    grad = torch.randn(40, 5, 7).to(dtype)
+
+    def gradients(function, wide):
+        args = [x.detach().to(wide).requires_grad_() for x in (features, weight, bias)]
+        args[0] = args[0].detach().contiguous(memory_format=layout).requires_grad_()
+        return torch.autograd.grad(function(*args, labels), args, grad.to(wide))
+
+    got = gradients(class_logits, dtype)
+    assert got[0].is_contiguous(memory_format=layout)
+    exact, plain = gradients(reference, torch.float64), gradients(reference, dtype)
+    for name, *values in zip(("features", "weight", "bias"), got, exact, plain):
+        assert_as_accurate(*values, name)
+
+
+def test_labels_out_of_range_give_zeros():
+    features, weight, bias, _ = inputs(3, 4, 3, 2, 5)
+    labels = torch.tensor([5, 1, -1], dtype=torch.int16)
+    out = torch.ops.dynamask.class_logits(features, weight, bias, labels)
+    assert not out[::2].any()
+    got = torch.autograd.grad(out.sum(), (features, weight, bias))
+    alone = class_logits(features[1:2], weight, bias, labels[1:2])
+    for a, b in zip(got, torch.autograd.grad(alone.sum(), (features, weight, bias))):
+        torch.testing.assert_close(a, b)
+
+
 def test_registration():
     assert_op_is_registered(torch.ops.dynamask.class_logits.default, inputs(2, 4, 3, 5, 6))
 
