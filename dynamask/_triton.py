@@ -17,6 +17,7 @@ from torch import Tensor
 OPERATORS = {
     "class_logits": "class_logits",
     "deform_conv2d": "deform_conv2d",
+    "feature_aggregation": "feature_aggregation",
     "mask_edge_loss": "mask_edge_loss",
     "mask_edge_loss_backward": "mask_edge_loss",
 }
