@@ -16,6 +16,7 @@ from torch import Tensor
 # Each schema with a Triton kernel, and the module of kernels/ that has a function of its name.
 OPERATORS = {
     "class_logits": "class_logits",
+    "grouped_mask_head": "grouped_mask_head",
     "deform_conv2d": "deform_conv2d",
     "feature_aggregation": "feature_aggregation",
     "mask_edge_loss": "mask_edge_loss",

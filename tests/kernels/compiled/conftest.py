@@ -34,11 +34,17 @@ def compiled(tmp_path):
 
     def build(kernel, signature, constants, capability, divisible=(), **options) -> Resources:
         names = kernel.arg_names
+
+        def paths(name):
+            """Where an argument stands: each part of a tuple by itself."""
+            at, kind = names.index(name), signature[name]
+            return [(at, k) for k in range(len(kind))] if isinstance(kind, tuple) else [(at,)]
+
         source = ASTSource(
             fn=kernel,
             signature={n: "constexpr" if n in constants else signature[n] for n in names},
             constexprs=constants,
-            attrs={(names.index(n),): [["tt.divisibility", 16]] for n in divisible},
+            attrs={path: [["tt.divisibility", 16]] for n in divisible for path in paths(n)},
         )
         target = GPUTarget("cuda", capability, 32)
         built = triton.compile(source, target=target, options=options)
