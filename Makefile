@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install -c constraints.txt
 TORCH ?= 2.13.0
 OTHER := $(VENV)-$(TORCH)
 
-.PHONY: demo test bench lint format wheel test-other-torch clean
+.PHONY: demo test bench gpu gpu-wheels lint format wheel test-other-torch clean
 
 demo: $(VENV)/installed
 	$(BIN)/dynamask demo
@@ -24,6 +24,19 @@ test: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/python -m pytest benchmarks --write
+
+# On a machine with a GPU and a CUDA torch, without a network: STEPS=build,test for some of the
+# steps, DEVICE=cpu to try it all without a GPU, ARGS for the rest (benchmarks/gpu.py --help).
+gpu:
+	$(PYTHON) benchmarks/gpu.py $(if $(STEPS),--steps $(STEPS)) $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
+
+# What `make gpu` takes of packages that are missing there: wheels for Python 3.12 on Linux.
+gpu-wheels:
+	$(PYTHON) -m pip download -c constraints.txt -d wheels --only-binary=:all: --python-version 3.12 \
+	  --implementation cp $(foreach n,28 27 24 17 12 5,--platform manylinux_2_$(n)_x86_64) \
+	  --platform manylinux2014_x86_64 --platform manylinux1_x86_64 \
+	  'setuptools>=70.1' cmake ninja pybind11 safetensors faster-coco-eval pyyaml rich \
+	  'pytest>=8' 'pytest-benchmark>=5' 'pytest-xdist>=3.6' hypothesis pycocotools
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

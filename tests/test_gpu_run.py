@@ -1,0 +1,99 @@
+"""What `make gpu` does with its steps, without a GPU."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from dynamask.benchmarks import gpu
+from dynamask.benchmarks.gpu import Outcome, Step
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "FOLDER", tmp_path)
+    return tmp_path
+
+
+def python(code, name="test", seconds=60.0):
+    return Step(name, [sys.executable, "-c", code], seconds)
+
+
+def test_goes_on_after_a_failure(capfd):
+    steps = [
+        python("print('no'); raise SystemExit(3)", "build"),
+        Step("memcheck", ["none"], 1, why_not="it is not there"),
+        python("print('one'); print('two')", "bench"),
+    ]
+    outcomes = gpu.go_through(steps)
+    assert [o.word for o in outcomes] == ["failed", "left out", "passed"]
+    assert [o.note for o in outcomes] == ["no", "it is not there", "two"]
+    assert "bench" in capfd.readouterr().out
+
+
+def test_a_late_step_may_still_report(folder):
+    code = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('reported')"
+    (outcome,) = gpu.go_through([python(code, seconds=2)])
+    assert outcome.word == "timed out"
+    assert outcome.seconds < 10
+    assert (folder / "test.log").read_text().strip() == "reported"
+
+
+def test_all_steps_share_the_time():
+    seen = []
+
+    def runner(step, seconds, log):
+        seen.append(seconds)
+        return Outcome(step.name, "passed")
+
+    steps = [python("", seconds=30), python("", seconds=3600)]
+    gpu.go_through(steps, gpu.MINUTES, runner)
+    assert seen == pytest.approx([30, 60 * gpu.MINUTES], rel=0.01)
+    assert [o.word for o in gpu.go_through(steps, 0.0, runner)] == ["timed out"] * 2
+
+
+def test_the_plan(monkeypatch):
+    monkeypatch.setattr(gpu, "find_sanitizer", lambda: None)
+    steps = {step.name: step for step in gpu.plan("cuda", ["benchmarks"], 0.2)}
+    assert tuple(steps) == gpu.STEPS
+    assert steps["build"].variables["DYNAMASK_CUDA"] == "1"
+    assert steps["racecheck"].why_not == "compute-sanitizer is not installed"
+    assert steps["bench"].command[-5:-3] == ["--device", "cuda"]
+    for path in (part for step in steps.values() for part in step.command if "/" in part):
+        assert path == gpu.PYTHON or (gpu.ROOT / path).exists(), path
+
+
+def test_finds_the_sanitizer_in_the_toolkit(tmp_path, monkeypatch):
+    tool = tmp_path / "cuda/bin/compute-sanitizer"
+    tool.parent.mkdir(parents=True)
+    tool.write_text("")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
+    assert gpu.find_sanitizer() == str(tool)
+    step = gpu.sanitizer("racecheck", ["x"])
+    assert step.command[:3] == [str(tool), "--tool", "racecheck"]
+
+
+def test_takes_only_the_wheels_of_what_is_missing():
+    wheels = [Path("PyTest-9.0-py3-none-any.whl"), Path("no_such_package-1-py3-none-any.whl")]
+    assert gpu.missing_wheels(wheels) == wheels[1:]
+
+
+def test_delivers_logs_and_new_results(folder, tmp_path, monkeypatch):
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "gpu.json").write_text("{}")
+    (folder / "test.log").write_text("all is well")
+    monkeypatch.setattr(gpu, "RESULTS", results)
+    out = tmp_path / "out"
+    gpu.deliver(out, [Outcome("test", "passed", 3.2, "all is well")], since=0)
+    assert {path.name for path in out.iterdir()} == {"summary.txt", "test.log", "gpu.json"}
+    assert "passed         3 s  all is well" in (out / "summary.txt").read_text()
+
+
+@pytest.mark.parametrize("steps", ["nothing", "test,nothing"])
+def test_refuses_an_unknown_step(steps, capsys):
+    with pytest.raises(SystemExit):
+        gpu.main(["--steps", steps])
+    assert "expected steps of build, test" in capsys.readouterr().err
