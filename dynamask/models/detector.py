@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -144,19 +145,48 @@ class Detector(nn.Module):
         """Masks of the boxes that are there, and all of it image by image."""
         image, slot = detections.valid.nonzero(as_tuple=True)
         boxes, labels = detections.boxes[image, slot], detections.groups[image, slot]
-        instances = Instances(boxes, labels, image)
         context = self.mask_branch.context(features, batch.sizes)
-        codes = self.mask_branch(context, instances)
-        masks = self.mask_branch.decode(codes, instances, batch.sizes)
+        masks = self.masks(context, Instances(boxes, labels, image), batch.sizes)
+        return by_image(detections, masks, batch.sizes)
 
-        counts = detections.valid.sum(1).tolist()
-        sizes = masks.sizes.split(counts)
-        lengths = [int((size * size).sum()) for size in sizes]
-        values = masks.values[: sum(lengths)].split(lengths)
-        scores = detections.scores[image, slot]
-        columns = boxes.split(counts), scores.split(counts), labels.split(counts)
-        ragged = [RaggedMasks(*pair) for pair in zip(values, sizes)]
-        return [Prediction(*row) for row in zip(*columns, ragged, batch.sizes)]
+    def masks(
+        self, context: Any, instances: Instances, image_sizes: Sequence[tuple[int, int]]
+    ) -> RaggedMasks:
+        """Probabilities within the box of each instance."""
+        return self.mask_branch.decode(self.mask_branch(context, instances), instances, image_sizes)
+
+    def every_slot(self, batch: ImageBatch) -> tuple[BoxSelection, RaggedMasks]:
+        """All that is found, with masks also of the slots of :meth:`detect` where nothing is.
+
+        No shape depends on a value and nothing waits for a device, so all of it can be recorded as
+        a CUDA graph: see :class:`~dynamask.models.recorded.RecordedDetector`.
+        """
+        features = self.backbone(batch.pixels)
+        found = self.detect(batch, features)
+        image = torch.arange(len(found.valid), device=found.valid.device)
+        instances = Instances(
+            found.boxes.flatten(0, 1),
+            found.groups.flatten(),
+            image[:, None].expand_as(found.valid).flatten(),
+            found.valid.flatten(),
+        )
+        context = self.mask_branch.context(features, batch.extents)
+        return found, self.masks(context, instances, batch.sizes)
+
+
+def by_image(
+    detections: BoxSelection, masks: RaggedMasks, image_sizes: Sequence[tuple[int, int]]
+) -> list[Prediction]:
+    """What is in each image, from all boxes and the masks of those that are there."""
+    valid = detections.valid
+    counts = valid.sum(1).tolist()
+    sizes = masks.sizes.split(counts)
+    lengths = [int((size * size).sum()) for size in sizes]
+    values = masks.values[: sum(lengths)].split(lengths)
+    columns = [x[valid].split(counts) for x in (detections.boxes, detections.scores)]
+    ragged = [RaggedMasks(*pair) for pair in zip(values, sizes)]
+    labels = detections.groups[valid].split(counts)
+    return [Prediction(*row) for row in zip(*columns, labels, ragged, image_sizes)]
 
 
 def batch_rois(boxes: Tensor) -> Tensor:

@@ -149,15 +149,18 @@ class DynamicMaskHead(nn.Module):
         return [self.selector, *(stage.project_level for stage in self.pyramid.stages)]
 
     def context(
-        self, features: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]
+        self, features: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]] | Tensor
     ) -> MaskContext:
         """Takes the image pyramid in.
 
         Args:
             features: P2, P3, P4, P5 and perhaps more [B, C, H, W].
-            image_sizes: (height, width) of each image, without padding.
+            image_sizes: (height, width) of each image, without padding; a CUDA graph that is to
+                read them anew every time takes them as a tensor [B, 2].
         """
         used = [f.contiguous(memory_format=torch.channels_last) for f in features[:4]]
+        if isinstance(image_sizes, Tensor):
+            return MaskContext(used, image_sizes.float().prod(1))
         # filled, not copied: nothing waits for a device, and a CUDA graph may record it
         areas = [used[0].new_full((), h * w, dtype=torch.float32) for h, w in image_sizes]
         return MaskContext(used, torch.stack(areas))
@@ -176,6 +179,8 @@ class DynamicMaskHead(nn.Module):
             state = self._select(context, instances, features).state
         else:  # nobody has taught the switch yet
             state = torch.full_like(instances.labels, len(self.sizes) - 1)
+        if instances.valid is not None:  # what is not there costs as little as can be
+            state = state.where(instances.valid, 0)
         self._last_state = state
         return self.pyramid(features, context, instances, state)
 

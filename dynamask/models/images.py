@@ -11,16 +11,17 @@ class ImageBatch(NamedTuple):
     Attributes:
         pixels: [B, 3, H, W], channels_last; H and W are multiples of what the batch was padded to.
         sizes: (height, width) of each image without its padding.
+        extents: The same where the pixels are [B, 2], fp32.
     """
 
     pixels: Tensor
     sizes: list[tuple[int, int]]
+    extents: Tensor
 
     @property
     def limits(self) -> Tensor:
-        """The largest (x0, y0, x1, y1) a box of each image can have [B, 4]."""
-        limits = [(w, h, w, h) for h, w in self.sizes]
-        return torch.tensor(limits, dtype=torch.float32, device=self.pixels.device)
+        """The largest (x0, y0, x1, y1) a box of each image can have [B, 4], fp32."""
+        return self.extents.flip(1).repeat(1, 2)
 
     @staticmethod
     def of(images: Sequence[Tensor], multiple: int = 32) -> "ImageBatch":
@@ -31,7 +32,8 @@ class ImageBatch(NamedTuple):
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         for padded, image in zip(pixels, images):
             padded[:, : image.shape[1], : image.shape[2]] = image
-        return ImageBatch(pixels, sizes)
+        extents = torch.tensor(sizes, dtype=torch.float32).to(pixels.device, non_blocking=True)
+        return ImageBatch(pixels, sizes, extents)
 
 
 def check_images(images: Sequence[Tensor]) -> None:

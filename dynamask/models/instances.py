@@ -13,11 +13,14 @@ class Instances:
             of the top left pixel.
         labels: Class of each box [N] int64, in [0, num_classes).
         batch: Image of each box [N] int64.
+        valid: False where there is only room for a box and its mask will not be looked at [N], or
+            None if all are there.
     """
 
     boxes: Tensor
     labels: Tensor
     batch: Tensor
+    valid: Tensor | None = None
 
     def __len__(self) -> int:
         return self.boxes.shape[0]
@@ -29,4 +32,5 @@ class Instances:
 
     def select(self, index: Tensor) -> "Instances":
         """The instances at ``index`` (positions [K] or a mask [N])."""
-        return Instances(self.boxes[index], self.labels[index], self.batch[index])
+        valid = None if self.valid is None else self.valid[index]
+        return Instances(self.boxes[index], self.labels[index], self.batch[index], valid)

@@ -13,7 +13,9 @@ class MaskBranch(Protocol):
     ``codes`` are whatever the branch finds useful to describe the mask of each instance.
     """
 
-    def context(self, features: list[Tensor], image_sizes: Sequence[tuple[int, int]]) -> Any:
+    def context(
+        self, features: list[Tensor], image_sizes: Sequence[tuple[int, int]] | Tensor
+    ) -> Any:
         """What the branch needs of a batch, computed once from the maps P2 ... P6."""
 
     def __call__(self, context: Any, instances: Instances) -> Any:

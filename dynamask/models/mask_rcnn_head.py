@@ -72,7 +72,7 @@ class MaskRCNNHead(nn.Module):
         return cells * sum(w.numel() for w in weights) + self.size**2 * self.logits.weight.shape[1]
 
     def context(
-        self, features: list[Tensor], image_sizes: Sequence[tuple[int, int]]
+        self, features: list[Tensor], image_sizes: Sequence[tuple[int, int]] | Tensor
     ) -> list[Tensor]:
         """What the branch needs of a batch, once: the levels P2 ... P5."""
         return features[: len(self.scales)]

@@ -23,7 +23,7 @@ def features():
 
 @pytest.fixture
 def images():
-    return ImageBatch(torch.zeros(2, 3, 160, 160), SIZES)
+    return ImageBatch(torch.zeros(2, 3, 160, 160), SIZES, torch.tensor(SIZES).float())
 
 
 def random_boxes(images: int, count: int) -> torch.Tensor:
@@ -56,7 +56,7 @@ def test_valid_proposals_are_torchvisions(features, images, kept):
     ours, theirs = (rpn.eval() for rpn in pair_of_rpns((300, 200), (kept, kept)))
     with torch.no_grad():
         proposals, losses = ours(features, images)
-        expected, _ = theirs(ImageList(*images), dict(enumerate(features)))
+        expected, _ = theirs(ImageList(images.pixels, images.sizes), dict(enumerate(features)))
     assert losses == {}
     assert proposals.boxes.shape == (2, kept, 4)
     for image, boxes in enumerate(expected):
@@ -74,7 +74,7 @@ def test_losses_are_torchvisions_on_the_same_sample(features, images):
     torch.manual_seed(5)
     _, losses = ours(features, images, targets)
     torch.manual_seed(5)
-    _, expected = theirs(ImageList(*images), dict(enumerate(features)), targets)
+    _, expected = theirs(ImageList(images.pixels, images.sizes), dict(enumerate(features)), targets)
     torch.testing.assert_close(losses["rpn_objectness"], expected["loss_objectness"])
     torch.testing.assert_close(losses["rpn_box"], expected["loss_rpn_box_reg"])
 
