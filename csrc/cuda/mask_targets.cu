@@ -8,8 +8,9 @@ std::vector<Tensor> of_bitmaps(const Tensor& masks_, const Tensor& boxes, const 
                                std::vector<int64_t> sizes) {
   const auto masks = contiguous(to_device_of(boxes, masks_));
   const TargetTensors<float> given(boxes, index, masks.size(0), sizes);
-  mask_targets(given.device.stream, given.kernel,
-               {static_cast<const uint8_t*>(masks.const_data_ptr()), masks.size(1), masks.size(2)});
+  mask_targets(
+      given.device.stream, given.kernel,
+      Bitmaps{static_cast<const uint8_t*>(masks.const_data_ptr()), masks.size(1), masks.size(2)});
   return given.targets;
 }
 

@@ -1,4 +1,5 @@
-// The kernel that crops bitmaps: the targets of all sizes in one launch, nothing copied per box.
+// The kernel that crops bitmaps and run-length masks: the targets of all sizes in one launch,
+// nothing copied per box.
 
 #pragma once
 
@@ -28,43 +29,69 @@ struct TargetBoxes {
   }
 };
 
-struct Bitmaps {
-  const uint8_t* pixels;  // [G, H, W]: what is not 0 is foreground
+// A bitmap as lines, which are its rows.
+struct BitmapLines {
+  static constexpr bool kAreColumns = false;
+  const uint8_t* pixels;  // [H, W]: what is not 0 is foreground
   int64_t height, width;
+
+  struct Line {
+    const uint8_t* pixels;
+    DYNAMASK_HOST_DEVICE float at(int64_t place) const { return pixels[place] != 0; }
+  };
+  DYNAMASK_HOST_DEVICE Line line(int64_t row) const { return {pixels + row * width}; }
 };
 
-// One bitmap and one bin of a box on it.
-struct BitmapBin {
-  const uint8_t* pixels;
+struct Bitmaps {
+  const uint8_t* pixels;  // [G, H, W]
+  int64_t height, width;
+
+  DYNAMASK_HOST_DEVICE BitmapLines of(int64_t g) const {
+    return {pixels + g * height * width, height, width};
+  }
+};
+
+// One bin of a box on a mask. Lines says where foreground is: line(i).at(place), place ascending.
+template <typename Lines>
+struct TargetBin {
+  Lines lines;
   SampledAxis y, x;
   int32_t bin_y, bin_x;
 
-  DYNAMASK_HOST_DEVICE float at(int64_t row, int64_t column) const {
-    return pixels[row * x.length + column] != 0;
-  }
+  DYNAMASK_HOST_DEVICE TargetBin(const Lines& lines, const float* box, int32_t size)
+      : lines(lines),
+        y(sampled_axis(box[1], box[3], size, lines.height)),
+        x(sampled_axis(box[0], box[2], size, lines.width)),
+        bin_y(0),
+        bin_x(0) {}
 
-  // The sum over every `lanes`-th row, from row `lane` on, with the samples of each axis merged by
-  // pixel. All rows together divided by samples(): the average, up to rounding_margin().
-  DYNAMASK_HOST_DEVICE float sum_of_rows(int lane, int lanes) const {
+  DYNAMASK_HOST_DEVICE const SampledAxis& across() const { return Lines::kAreColumns ? x : y; }
+  DYNAMASK_HOST_DEVICE const SampledAxis& along() const { return Lines::kAreColumns ? y : x; }
+
+  // The sum over every `lanes`-th line, from line `lane` on, with the samples of each axis merged
+  // by pixel. All lines together divided by samples(): the average, up to rounding_margin().
+  DYNAMASK_HOST_DEVICE float sum_of_lines(int lane, int lanes) const {
     float sum = 0;
     int next = 0;
-    for_each_merged(y, bin_y, [&](int32_t row, float weight_y) {
+    for_each_merged(across(), Lines::kAreColumns ? bin_x : bin_y, [&](int32_t i, float weight) {
       if (next++ % lanes != lane) return;
-      float of_row = 0;
-      for_each_merged(
-          x, bin_x, [&](int32_t column, float weight_x) { of_row += weight_x * at(row, column); });
-      sum += weight_y * of_row;
+      auto line = lines.line(i);
+      float of_line = 0;
+      for_each_merged(along(), Lines::kAreColumns ? bin_y : bin_x,
+                      [&](int32_t place, float part) { of_line += part * line.at(place); });
+      sum += weight * of_line;
     });
     return sum;
   }
   DYNAMASK_HOST_DEVICE float samples() const { return float(y.samples) * float(x.samples); }
 
-  // The sum over all rows tells, except near the threshold.
+  // The sum over all lines tells, except near the threshold.
   DYNAMASK_HOST_DEVICE bool is_foreground(float sum) const {
     float average = sum / samples();
     if (fabsf(average - .5f) <= rounding_margin(y, x))
-      average = average_of_samples(y, x, bin_y, bin_x,
-                                   [&](int64_t row, int64_t column) { return at(row, column); });
+      average = average_of_samples(y, x, bin_y, bin_x, [&](int64_t row, int64_t column) {
+        return lines.line(Lines::kAreColumns ? column : row).at(Lines::kAreColumns ? row : column);
+      });
     return average >= .5f;
   }
 
@@ -94,30 +121,25 @@ struct BitmapBin {
   }
 };
 
-// How many lanes of a warp share a bin: a small target has few bins, each of many rows.
-DYNAMASK_HOST_DEVICE int lanes_per_bin(int32_t area, int64_t rows) {
+// How many lanes of a warp share a bin: a small target has few bins, each of many lines.
+DYNAMASK_HOST_DEVICE int lanes_per_bin(int32_t area, int64_t lines) {
   int lanes = 1;
-  while (lanes < 32 && lanes < rows && 2 * lanes * area <= (1 << 14)) lanes *= 2;
+  while (lanes < 32 && lanes < lines && 2 * lanes * area <= (1 << 14)) lanes *= 2;
   return lanes;
 }
 
-// Some blocks own one RoI at one size; lanes of a warp own a bin, each every n-th row of it. Bound
+// Some blocks own one RoI at one size; lanes of a warp own a bin, each every n-th line of it. Bound
 // by arithmetic on the pixels under the box, which come out of the L1 and L2.
-static __global__ void mask_targets_kernel(const __grid_constant__ TargetBoxes<float> a,
-                                           Bitmaps bitmaps) {
+template <typename Masks>
+__global__ void mask_targets_kernel(const __grid_constant__ TargetBoxes<float> a,
+                                    const __grid_constant__ Masks masks) {
   const int64_t r = blockIdx.x, k = blockIdx.y;
   const int32_t size = a.size[k], area = size * size;
   uint8_t* out = a.target(r, k);
-  const float* box = a.boxes + 4 * r;
-  BitmapBin bin{};
-  bool empty = !a.exists(r);
-  if (!empty) {
-    bin.pixels = bitmaps.pixels + a.index[r] * bitmaps.height * bitmaps.width;
-    bin.y = sampled_axis(box[1], box[3], size, bitmaps.height);
-    bin.x = sampled_axis(box[0], box[2], size, bitmaps.width);
-    empty = bin.y.is_empty() || bin.x.is_empty();
-  }
-  const int lanes = empty ? 1 : lanes_per_bin(area, bin.y.samples);
+  const bool exists = a.exists(r);
+  TargetBin bin(masks.of(exists ? a.index[r] : 0), a.boxes + 4 * r, size);
+  const bool empty = !exists || bin.y.is_empty() || bin.x.is_empty();
+  const int lanes = empty ? 1 : lanes_per_bin(area, bin.across().samples);
   const int lane = threadIdx.x % lanes;
   const int32_t bins_at_once = gridDim.z * blockDim.x / lanes;
   const int32_t first = (blockIdx.z * blockDim.x + threadIdx.x) / lanes;
@@ -126,17 +148,18 @@ static __global__ void mask_targets_kernel(const __grid_constant__ TargetBoxes<f
     float sum = 0;
     if (!empty && i < area) {
       bin.bin_y = i / size, bin.bin_x = i % size;
-      sum = bin.sum_of_rows(lane, lanes);
+      sum = bin.sum_of_lines(lane, lanes);
     }
     for (int d = lanes / 2; d > 0; d /= 2) sum += __shfl_xor_sync(~0u, sum, d);
     if (lane == 0 && i < area) out[i] = !empty && bin.is_foreground(sum);
   }
 }
 
-inline void mask_targets(Stream stream, const TargetBoxes<float>& a, const Bitmaps& bitmaps) {
+template <typename Masks>
+void mask_targets(Stream stream, const TargetBoxes<float>& a, const Masks& masks) {
   const dim3 grid(a.rois, a.sizes, kBlocksPerTarget);
   if (a.rois > 0 && a.sizes > 0)
-    launch(stream, grid, kTargetThreads, mask_targets_kernel, a, bitmaps);
+    launch(stream, grid, kTargetThreads, mask_targets_kernel<Masks>, a, masks);
 }
 
 }  // namespace dynamask::cuda

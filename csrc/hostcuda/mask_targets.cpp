@@ -7,6 +7,6 @@ int main(int, char** arguments) {
   const hostcuda::TargetArguments<float> a(in);
   const auto pixels = in.array<uint8_t>();
   const int64_t height = in.number(), width = in.number();
-  mask_targets({}, a.given, {pixels.data(), height, width});
+  mask_targets({}, a.given, Bitmaps{pixels.data(), height, width});
   for (const auto& targets : a.out) out.array(targets);
 }

@@ -59,7 +59,10 @@ def test_a_target_of_an_instance_that_does_not_exist_is_zero(hostcuda):
 
 @pytest.mark.parametrize(
     ("right", "wrong"),
-    [("a.target(r, k)", "a.target(r + 1, k)"), ("a.index[r] * bit", "(a.index[r] + 1) * bit")],
+    [
+        ("a.target(r, k)", "a.target(r + 1, k)"),
+        ("pixels + g * height", "pixels + (g + 1) * height"),
+    ],
     ids=["writes past the targets", "reads past the bitmaps"],
 )
 def test_planted_faults_are_caught(hostcuda, right, wrong):
