@@ -4,10 +4,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder, Matcher
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import box_iou
 
+from dynamask.models.box_coder import BoxCoder
 from dynamask.models.box_selection import BoxSelection
 from dynamask.models.instances import Instances
 from dynamask.ops import multiscale_roi_align

@@ -2,8 +2,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.models.detection._utils import BoxCoder
 
+from dynamask.models.box_coder import BoxCoder
 from dynamask.models.box_selection import BoxSelection, clip, select_boxes
 
 

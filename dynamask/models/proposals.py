@@ -3,11 +3,12 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder, Matcher
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import box_iou
 
 from dynamask.models.anchors import Anchors
+from dynamask.models.box_coder import BoxCoder
 from dynamask.models.box_selection import BoxSelection, clip, select_boxes
 from dynamask.models.images import ImageBatch
 

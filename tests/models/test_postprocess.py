@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.roi_heads import RoIHeads
 
+from dynamask.models.box_coder import BoxCoder
 from dynamask.models.box_selection import BoxSelection
 from dynamask.models.postprocess import PostProcess
 
