@@ -29,7 +29,7 @@ def bce_of_all_sizes(
 
 def weighted_by_size(mask_bce: Tensor) -> Tensor:
     """Every RoI at every mask size [N, K], N >= 1, the larger sizes weighing more."""
-    return (mask_bce.mean(0) * mask_bce.new_tensor(SIZE_WEIGHTS)).sum()
+    return (mask_bce.mean(0) * _numbers(SIZE_WEIGHTS, mask_bce)).sum()
 
 
 def every_size_loss(mask_bce: Tensor, edge_bce: Tensor, lambda1: float) -> dict[str, Tensor]:
@@ -67,7 +67,7 @@ def chosen_size_loss(
 
 def expected_cost(choice: Tensor, costs: Sequence[float]) -> Tensor:
     """Mean cost of a mask, in the unit of ``costs`` [K], for the rows of ``choice`` [N, K]."""
-    return (choice * choice.new_tensor(costs)).sum(1).mean()
+    return (choice * _numbers(costs, choice)).sum(1).mean()
 
 
 def budget_loss(
@@ -101,3 +101,8 @@ def entropy_loss(probabilities: Tensor) -> Tensor:
     """
     frequency = probabilities.mean(0)
     return (frequency * torch.log(frequency + 1e-10)).mean()
+
+
+def _numbers(values: Sequence[float], like: Tensor) -> Tensor:
+    """[K] on the device of ``like``, made there: a copy from the host would wait for the device."""
+    return torch.stack([like.new_full((), value) for value in values])

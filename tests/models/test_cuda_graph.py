@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from dynamask.models.dynamic_mask_head import DynamicMaskHead
 from dynamask.models.fused import fuse
 from dynamask.models.instances import Instances
+from dynamask.ops import Polygons
 from dynamask.ops.feature_aggregation import FeatureAggregationWeights, _on_cuda
 
 from ..gpu.captured import Captured
@@ -121,6 +122,23 @@ def test_nothing_waits_inside_the_composed_stage(fake_cuda):
     with OnOneDevice():
         weights = FeatureAggregationWeights(*stage.weights())
         _on_cuda(x, stage.project(levels[2]), instances.rois, 1 / 16, count, *weights)
+
+
+@pytest.mark.parametrize("switch_enabled", [False, True], ids=["phase one", "phase two"])
+@pytest.mark.parametrize("mode", ["dynamic", "size"])
+def test_nothing_waits_for_the_loss(fake_cuda, mode, switch_enabled):
+    head, (levels, instances) = a_fake_head(fake_cuda, mode).train(), inputs()
+    head.switch_enabled, head.aux_all_stages = switch_enabled, 0.5
+    outlines = Polygons(torch.rand(12, 2), *(torch.zeros(4, dtype=torch.int64) for _ in range(2)))
+    index = torch.randint(3, (ROIS,))
+    with OnOneDevice():
+        context = head.context(levels, [IMAGE, IMAGE])
+        codes = head(context, instances)
+        losses = head.loss(codes, context, instances, (outlines, index))
+        sum(losses.values())
+    learned = {"budget", "entropy"} if mode == "dynamic" else set()
+    expected = {"mask", "edge"} | ({"mask_all"} | learned if switch_enabled else set())
+    assert losses.keys() == expected
 
 
 @pytest.mark.parametrize(
