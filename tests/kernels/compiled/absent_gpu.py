@@ -1,0 +1,43 @@
+"""A GPU that is not there: Triton prepares every launch for it, and nothing runs."""
+
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from triton.backends.compiler import GPUTarget
+
+SHARED_MEMORY = {80: 166_912, 90: 232_448, 100: 232_448}  # bytes that a block may have
+MOST_BLOCKS = (2**31 - 1, 65_535, 65_535)
+
+
+class Launch(NamedTuple):
+    kernel: str
+    grid: tuple[int, int, int]
+
+
+class AbsentGpu:
+    """What Triton asks its driver for. Kernels are specialised and compiled, not started."""
+
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
+        self.launches: list[Launch] = []
+        self.utils = SimpleNamespace(
+            get_device_properties=lambda _: {"max_shared_mem": SHARED_MEMORY[capability]},
+            load_binary=lambda *_: (object(), object(), 0, 0, 1024),
+        )
+
+    def get_current_device(self) -> int:
+        return self.capability  # Triton keeps what it compiled by the number of the device
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.capability, 32)
+
+    def launcher_cls(self, source: Any, metadata: Any) -> Any:
+        def launch(x, y, z, *_):
+            for blocks, most in zip((x, y, z), MOST_BLOCKS):
+                assert 1 <= blocks <= most, f"{metadata.name}: a grid of {(x, y, z)}"
+            self.launches.append(Launch(metadata.name, (x, y, z)))
+
+        return launch
