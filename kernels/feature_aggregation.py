@@ -234,6 +234,14 @@ def precision() -> dict[str, object]:
     return {"PRECISION": "tf32" if tf32 else "ieee", "INTERPRETED": INTERPRETED}
 
 
+def weight_rows(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """[O, C, kH, kW] -> [O, kH, kW, C], itself if it lies so, else in one copy."""
+    rows = weight.permute(0, 2, 3, 1)
+    if rows.dtype == dtype and rows.is_contiguous():
+        return rows
+    return torch.empty(rows.shape, dtype=dtype, device=rows.device).copy_(rows)
+
+
 def conv2d(
     x: Tensor, weight: Tensor, bias: Tensor, count: Tensor | None, *, to_offsets: bool
 ) -> Tensor:
@@ -247,8 +255,8 @@ def conv2d(
     sizes = conv2d_sizes(x.dtype, side, channels, outs)
     tiles = triton.cdiv(n * height * width, sizes["PIXELS"])
     conv2d_kernel[(tiles * triton.cdiv(outs, sizes["OUTS"]),)](
-        *(x, weight.to(x.dtype).contiguous(memory_format=torch.channels_last), bias.contiguous()),
-        *(out, count, n, height, width, channels, outs),
+        *(x, weight_rows(weight, x.dtype), bias.contiguous(), out),
+        *(count, n, height, width, channels, outs),
         SIDE=side,
         RELU=not to_offsets,
         PLANES=to_offsets,
@@ -273,7 +281,7 @@ def aggregate_pair(
     sizes = pair_sizes(low.dtype, channels)
     tiles = triton.cdiv(4 * height * width, sizes["PIXELS"])
     pair_kernel[(n * tiles * triton.cdiv(channels, sizes["OUTS"]),)](
-        *(low, level, rois.float().contiguous(), weight.to(low.dtype).contiguous()),
+        *(low, level, rois.float().contiguous(), weight_rows(weight, low.dtype)),
         *(bias.contiguous(), pair, count, n),
         level.shape[0] if level.numel() > 0 else 0,
         *(height, width, *level.shape[1:3], channels, spatial_scale),

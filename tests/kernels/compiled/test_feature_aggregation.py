@@ -19,7 +19,7 @@ def options_of(sizes):
     return {**constants, "PRECISION": "ieee", "INTERPRETED": False}, options
 
 
-def conv2d(compiled, dtype, capability, side, channels, outs, to_offsets):
+def conv2d(compiled, dtype, capability, side, channels, outs, to_offsets, fixed=()):
     constants, options = options_of(kernels.conv2d_sizes(DTYPES[dtype], side, channels, outs))
     constants |= {"SIDE": side, "RELU": not to_offsets, "PLANES": to_offsets}
     signature = dict.fromkeys(("x", "weight", "bias", "out"), f"*{dtype}")
@@ -27,10 +27,11 @@ def conv2d(compiled, dtype, capability, side, channels, outs, to_offsets):
     signature |= {"count": "*i64"} | ({"out": "*fp32"} if to_offsets else {})
     divisible = ("x", "weight", "bias", "out", "channels") + (() if to_offsets else ("outs",))
     kernel = kernels.conv2d_kernel
-    return compiled(kernel, signature, constants, capability, divisible, **options)
+    divisible = [name for name in divisible if name not in fixed]
+    return compiled(kernel, signature, constants | dict(fixed), capability, divisible, **options)
 
 
-def pair(compiled, dtype, capability, channels):
+def pair(compiled, dtype, capability, channels, fixed=()):
     constants, options = options_of(kernels.pair_sizes(DTYPES[dtype], channels))
     signature = dict.fromkeys(kernels.pair_kernel.arg_names, "i32")
     pointers = ("low", "level", "weight", "bias", "pair")
@@ -38,7 +39,8 @@ def pair(compiled, dtype, capability, channels):
     signature |= {"boxes": "*fp32", "count": "*i64", "scale": "fp32"}
     divisible = (*pointers, "boxes", "channels")
     kernel = kernels.pair_kernel
-    return compiled(kernel, signature, constants, capability, divisible, **options)
+    divisible = [name for name in divisible if name not in fixed]
+    return compiled(kernel, signature, constants | dict(fixed), capability, divisible, **options)
 
 
 @pytest.mark.parametrize(("channels", "dtype", "capability"), CASES)
@@ -58,3 +60,13 @@ def test_resources(compiled, channels, dtype, capability):
         assert resources.mma > 0 or dtype == "fp32", name
     assert found["pair"].wide_loads >= 8
     assert found["offset1"].wide_loads >= 4
+
+
+@pytest.mark.parametrize("to_offsets", [False, True])
+def test_sizes_of_one_and_no_count(compiled, to_offsets):
+    """Triton makes constants of a size of 1 and of None; the interpreter does not."""
+    ones = {"count": None, **dict.fromkeys(("rois", "height", "width", "channels"), 1)}
+    found = [conv2d(compiled, "bf16", 90, 3, 1, 18, to_offsets, ones)]
+    level = dict.fromkeys(("batch", "level_height", "level_width"), 1)
+    found.append(pair(compiled, "bf16", 90, 1, ones | level))
+    assert all(resources.spilled == 0 for resources in found)
