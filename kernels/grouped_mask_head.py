@@ -56,7 +56,7 @@ def write_mask(
         tl.store(values + start + p, total.to(values.dtype.element_ty), mask=p < PIXELS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rois", "numel"])  # one build for any number of RoIs
 def grouped_mask_head_kernel(
     features,
     weights,

@@ -62,8 +62,8 @@ def grouped_mask_head(
     _check(x, levels, rois, labels, state, spatial_scales, stages, exits)
     sizes = [x.shape[2] << k for k in range(len(exits))]
     buckets = bucket_rois(state, len(exits), sizes)
-    rois = rois[buckets.order]
-    features = [x[buckets.order]]
+    x, rois = x[buckets.order], rois[buckets.order]
+    features = [x]
     for k, (level, scale, weights) in enumerate(zip(levels, spatial_scales, stages)):
         last = len(stages) - k
         count = buckets.offsets[last : last + 1]  # RoIs of a size above k

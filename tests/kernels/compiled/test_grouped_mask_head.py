@@ -28,7 +28,7 @@ def test_resources(compiled, dtype, rows, capability):
         signature,
         constants,
         capability,
-        divisible=("features", "weights", "values", "numel"),
+        divisible=("features", "weights", "values"),
     )
     assert found.spilled == 0
     assert found.registers <= 72
