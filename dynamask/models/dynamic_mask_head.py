@@ -181,7 +181,8 @@ class DynamicMaskHead(nn.Module):
             state = torch.full_like(instances.labels, len(self.sizes) - 1)
         if instances.valid is not None:  # what is not there costs as little as can be
             state = state.where(instances.valid, 0)
-        self._last_state = state
+        if not torch.compiler.is_exporting():  # an exported program keeps nothing between calls
+            self._last_state = state
         return self.pyramid(features, context, instances, state)
 
     def loss(

@@ -109,7 +109,8 @@ def _differentiable_exits(features, weights, biases, labels, state, buckets) -> 
         logits = class_logits(f, weight.to(f.dtype), bias.to(f.dtype), own[buckets.order])
         logits = logits.flatten(1)[buckets.inverse]
         masks.append(torch.nn.functional.pad(logits, (0, largest - logits.shape[1])))
-    picked = torch.stack(masks)[state.long(), rows]  # [N, the largest size squared]
+    exit = state.long().clamp(0, len(masks) - 1)
+    picked = torch.stack(masks)[exit, rows]  # [N, the largest size squared]
     sizes = buckets.mask_sizes[:, None]
     pixels = torch.arange(largest, device=state.device)
     places = buckets.mask_offsets[:-1, None] + pixels

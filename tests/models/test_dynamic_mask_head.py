@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.export import Dim
 
 from dynamask.models.dynamic_mask_head import DynamicMaskHead
 from dynamask.models.instances import Instances
@@ -242,6 +243,33 @@ def test_every_size_compiles_without_a_graph_break():
         actual = compiled(features, *context.features)
         expected = every_size(features, *context.features)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+class Branch(torch.nn.Module):
+    """Features and boxes to masks, as torch.export takes it."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
+
+    def forward(self, levels, boxes, labels, batch):
+        instances = Instances(boxes, labels, batch)
+        context = self.head.context(levels, [IMAGE, IMAGE])
+        return tuple(self.head.decode(self.head(context, instances), instances))
+
+
+def test_inference_exports_for_any_number_of_rois():
+    branch, levels, count = Branch(a_head(mode="size").eval()), pyramid()[:4], Dim.DYNAMIC
+    few, many = (some_instances(n) for n in (4, 7))
+    given = (levels, few.boxes, few.labels, few.batch)
+    shapes = {"levels": [None] * 4, **{name: {0: count} for name in ("boxes", "labels", "batch")}}
+    with torch.no_grad():
+        exported = torch.export.export(branch, given, dynamic_shapes=shapes).module()
+        for x in (few, many):
+            given = (levels, x.boxes, x.labels, x.batch)
+            got, expected = RaggedMasks(*exported(*given)), RaggedMasks(*branch(*given))
+            for mask, wanted in zip(got.split(), expected.split(), strict=True):
+                torch.testing.assert_close(mask, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_default_budget_follows_the_channels():
