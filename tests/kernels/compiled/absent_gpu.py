@@ -1,9 +1,13 @@
 """A GPU that is not there: Triton prepares every launch for it, and nothing runs."""
 
+from itertools import count
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
+
+from dynamask import _triton
 
 SHARED_MEMORY = {80: 166_912, 90: 232_448, 100: 232_448}  # bytes that a block may have
 MOST_BLOCKS = (2**31 - 1, 65_535, 65_535)
@@ -14,19 +18,33 @@ class Launch(NamedTuple):
     grid: tuple[int, int, int]
 
 
+class Binary(NamedTuple):
+    kernel: str
+    cubin: bytes
+    shared: int
+
+
 class AbsentGpu:
     """What Triton asks its driver for. Kernels are specialised and compiled, not started."""
 
+    numbers = count()  # Triton keeps what it compiled by the number of the device
+
     def __init__(self, capability: int) -> None:
         self.capability = capability
+        self.number = next(self.numbers)
         self.launches: list[Launch] = []
+        self.binaries: list[Binary] = []
         self.utils = SimpleNamespace(
             get_device_properties=lambda _: {"max_shared_mem": SHARED_MEMORY[capability]},
-            load_binary=lambda *_: (object(), object(), 0, 0, 1024),
+            load_binary=self._load,
         )
 
+    def _load(self, kernel: str, cubin: bytes, shared: int, device: int) -> tuple:
+        self.binaries.append(Binary(kernel, cubin, shared))
+        return object(), object(), 0, 0, 1024
+
     def get_current_device(self) -> int:
-        return self.capability  # Triton keeps what it compiled by the number of the device
+        return self.number
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -41,3 +59,14 @@ class AbsentGpu:
             self.launches.append(Launch(metadata.name, (x, y, z)))
 
         return launch
+
+
+class InTriton(TorchDispatchMode):
+    """Operators that have a Triton kernel run that, whatever the device."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        schema = function._schema.name.removeprefix("dynamask::")
+        if schema in _triton.OPERATORS:
+            module = f"dynamask.kernels.{_triton.OPERATORS[schema]}"
+            return _triton.Seat(schema, module, None)(None, *args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))

@@ -30,8 +30,6 @@ def compiled(tmp_path):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    tools = Path(triton.__file__).parent / "backends/nvidia/bin"
-
     def build(kernel, signature, constants, capability, divisible=(), **options) -> Resources:
         names = kernel.arg_names
 
@@ -48,23 +46,40 @@ def compiled(tmp_path):
         )
         target = GPUTarget("cuda", capability, 32)
         built = triton.compile(source, target=target, options=options)
-        cubin = tmp_path / "kernel.cubin"
-        cubin.write_bytes(built.asm["cubin"])
-        usage = _run(tools / "cuobjdump", "-res-usage", cubin)
-        code = _run(tools / "nvdisasm", "-c", cubin)
-
-        def count(pattern):
-            return len(re.findall(pattern, code))
-
-        return Resources(
-            registers=int(re.search(r"REG:(\d+)", usage)[1]),
-            spilled=count(r"\b(LDL|STL)\b"),
-            shared=built.metadata.shared,
-            mma=count(r"\b(HMMA|HGMMA|UTCHMMA|QGMMA)"),
-            wide_loads=count(r"LDG\.E\.128|LDG\.E\S*\.128"),
-        )
+        return resources_of(built.asm["cubin"], built.metadata.shared, tmp_path)
 
     return build
+
+
+@pytest.fixture
+def absent_gpu():
+    """What Triton takes for its device; see absent_gpu.py."""
+    from .absent_gpu import AbsentGpu
+
+    absent = AbsentGpu(90)
+    triton.runtime.driver.set_active(absent)
+    yield absent
+    triton.runtime.driver._active = None
+
+
+def resources_of(binary: bytes, shared: int, folder: Path) -> Resources:
+    """What a compiled kernel takes and does."""
+    tools = Path(triton.__file__).parent / "backends/nvidia/bin"
+    cubin = folder / "kernel.cubin"
+    cubin.write_bytes(binary)
+    usage = _run(tools / "cuobjdump", "-res-usage", cubin)
+    code = _run(tools / "nvdisasm", "-c", cubin)
+
+    def count(pattern):
+        return len(re.findall(pattern, code))
+
+    return Resources(
+        registers=int(re.search(r"REG:(\d+)", usage)[1]),
+        spilled=count(r"\b(LDL|STL)\b"),
+        shared=shared,
+        mma=count(r"\b(HMMA|HGMMA|UTCHMMA|QGMMA)"),
+        wide_loads=count(r"LDG\.E\.128|LDG\.E\S*\.128"),
+    )
 
 
 def _run(tool, *arguments) -> str:
