@@ -197,6 +197,7 @@ def test_compiles_without_a_graph_break():
         assert_masks_close(got, (values_of(expected), expected.sizes), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize(
     ("place", "wrong", "error", "message"),
     [
