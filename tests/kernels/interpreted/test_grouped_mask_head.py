@@ -3,9 +3,13 @@ import itertools
 import pytest
 import torch
 
+from dynamask.ops import grouped_mask_head
 from dynamask.reference.bucket_rois import bucket_rois
+from dynamask.reference.grouped_mask_head import grouped_mask_head as reference
 from dynamask.reference.grouped_mask_head import grouped_masks
 from dynamask.testing import assert_as_accurate
+
+from ...ops import grouped_inputs as whole
 
 triton = pytest.importorskip("triton")
 kernels = pytest.importorskip("dynamask.kernels.grouped_mask_head")
@@ -78,3 +82,17 @@ def test_nothing_is_read_or_written_for_what_is_out_of_range():
     kernels.grouped_mask_head(*args, labels, state, wrong, starts)
     assert kernels.grouped_mask_head(*args, labels, state, order, far).isnan().all()
     assert kernels.grouped_mask_head(*args, labels, state, order, -1 - starts).isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_stages_and_exits_together(dtype):
+    """The public function with every operator in Triton; rows that no RoI gets to are NaN."""
+    from ..compiled.absent_gpu import InTriton
+
+    args = whole.inputs([0, 2, 1], dtype, channels=32)
+    with InTriton():
+        masks = grouped_mask_head(*args)
+    exact, sizes = reference(*whole.double(args))
+    plain, _ = reference(*args)
+    assert torch.equal(masks.sizes, sizes)
+    assert_as_accurate(masks.values, exact, plain)
