@@ -4,10 +4,7 @@ from itertools import count
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
-
-from dynamask import _triton
 
 SHARED_MEMORY = {80: 166_912, 90: 232_448, 100: 232_448}  # bytes that a block may have
 MOST_BLOCKS = (2**31 - 1, 65_535, 65_535)
@@ -59,14 +56,3 @@ class AbsentGpu:
             self.launches.append(Launch(metadata.name, (x, y, z)))
 
         return launch
-
-
-class InTriton(TorchDispatchMode):
-    """Operators that have a Triton kernel run that, whatever the device."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        schema = function._schema.name.removeprefix("dynamask::")
-        if schema in _triton.OPERATORS:
-            module = f"dynamask.kernels.{_triton.OPERATORS[schema]}"
-            return _triton.Seat(schema, module, None)(None, *args, **(kwargs or {}))
-        return function(*args, **(kwargs or {}))

@@ -8,6 +8,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from dynamask import _triton
 
 from ...ops.samples import SAMPLES
+from ..in_triton import InTriton
 
 pytest.importorskip("triton")
 
@@ -15,8 +16,6 @@ pytest.importorskip("triton")
 @pytest.mark.parametrize("name", sorted(_triton.OPERATORS))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_outputs_are_like_those_of_the_cpu(absent_gpu, name, dtype):
-    from .absent_gpu import InTriton
-
     sample = SAMPLES[name]
     for n in (3, 1, 0):
         arguments = tree_map_only(

@@ -9,6 +9,7 @@ from dynamask.models.dynamic_mask_head import DynamicMaskHead
 from dynamask.models.fused import fuse
 from dynamask.models.instances import Instances
 
+from ..in_triton import InTriton
 from .conftest import resources_of
 
 pytest.importorskip("triton")
@@ -16,8 +17,6 @@ pytest.importorskip("triton")
 
 @torch.no_grad()
 def test_launches_of_256_channels(absent_gpu, tmp_path):
-    from .absent_gpu import InTriton
-
     head = fuse(DynamicMaskHead(80, 256, 256, mode="size").eval(), torch.bfloat16)
     levels = [torch.zeros(1, 256, 128 // s, 128 // s).bfloat16() for s in (4, 8, 16, 32)]
     boxes, labels = torch.tensor([[0.0, 0, 128, 128], [9, 9, 20, 20]]), torch.tensor([1, 79])
