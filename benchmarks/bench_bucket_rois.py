@@ -1,9 +1,28 @@
 import pytest
 import torch
 
-from dynamask.benchmarks.harness import Case
+from dynamask.benchmarks.harness import Case, on_gpu
 from dynamask.ops import bucket_rois
 from dynamask.reference.bucket_rois import bucket_rois as reference
+
+
+def waiting_prefixes(state):
+    """The RoIs of each stage as slices, for which the host must know how many there are."""
+    order = torch.argsort(state, descending=True, stable=True)
+    counts = state.bincount(minlength=4).tolist()
+    return [order[: sum(counts[stage:])] for stage in range(4)]
+
+
+def prefixes(state):
+    """The RoIs of every stage are the first so many of the order, a number on the device."""
+    order, _, _, offsets, *_ = bucket_rois(state, 4)
+    return order, offsets[1:].flip(0)
+
+
+def check_prefixes(state):
+    order, ends = prefixes(state)
+    for end, expected in zip(ends.tolist(), waiting_prefixes(state), strict=True):
+        assert torch.equal(order[:end], expected)
 
 
 def cases():
@@ -24,6 +43,16 @@ def cases():
             check=check,
             dtype="int64",
         )
+        if on_gpu():
+            yield Case(
+                op="bucket_rois",
+                case=f"dispatch N={n}, 4 stages",
+                ours=lambda state=state: prefixes(state),
+                baseline=lambda state=state: waiting_prefixes(state),
+                baseline_name="torch sort, bincount().tolist()",
+                check=lambda state=state: check_prefixes(state),
+                dtype="int64",
+            )
 
 
 @pytest.mark.parametrize("case", list(cases()), ids=str)

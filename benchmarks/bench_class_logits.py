@@ -8,7 +8,7 @@ from dynamask.reference.class_logits import class_logits as reference
 
 def all_classes(features, weight, bias, labels):
     logits = torch.nn.functional.conv2d(features, weight[:, :, None, None], bias)
-    return logits[torch.arange(len(labels)), labels]
+    return logits[torch.arange(len(labels), device=labels.device), labels]
 
 
 def cases():

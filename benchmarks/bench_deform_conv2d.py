@@ -1,11 +1,11 @@
 """deform_conv2d against torchvision, and bf16 against fp32; the floor is a plain convolution."""
 
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 
 import pytest
 import torch
 
-from dynamask.benchmarks.harness import Case
+from dynamask.benchmarks.harness import Case, on_gpu
 from dynamask.ops import deform_conv2d
 
 # channels, side, offset groups: a plain DCN of each mask size, then what DynaMask asks for
@@ -119,7 +119,90 @@ def backward(shape):
     )
 
 
+class OnGpu:
+    """bf16 on a GPU, offsets in fp32: ours on channels_last, torchvision's under autocast on NCHW.
+
+    That casts its features to fp32. The floor is a convolution of the same shape, channels_last.
+    """
+
+    def __init__(self, rois, channels, side, groups):
+        self.shape = rois, channels, side, groups
+
+    @cached_property
+    def planes(self):
+        input, offset, weight = tensors(*self.shape)
+        leaves = input.bfloat16(), offset, weight.bfloat16()
+        return [x.detach().requires_grad_() for x in leaves]
+
+    @cached_property
+    def rows(self):
+        last = {"memory_format": torch.channels_last}
+        return [x.detach().contiguous(**last).requires_grad_() for x in self.planes]
+
+    def ours(self):
+        return deform_conv2d(*self.rows, padding=1)
+
+    def theirs(self):
+        ops = pytest.importorskip("torchvision").ops
+        with torch.autocast("cuda", torch.bfloat16):
+            return ops.deform_conv2d(*self.planes, padding=1)
+
+    def floor(self):
+        input, _, weight = self.rows
+        return torch.conv2d(input, weight, padding=1)
+
+    @cached_property
+    def graphs(self):
+        """What each makes of its leaves, the leaves, and a gradient."""
+        made = {}
+        for name, leaves in (("ours", self.rows), ("theirs", self.planes), ("floor", self.rows)):
+            out = getattr(self, name)()
+            wanted = leaves[::2] if name == "floor" else leaves
+            made[name] = out, wanted, torch.linspace(-1, 1, out.numel()).view_as(out).to(out)
+        return made
+
+    def gradients(self, name):
+        out, leaves, grad = self.graphs[name]
+        return torch.autograd.grad(out, leaves, grad, retain_graph=True)
+
+    def case(self, direction):
+        calls = {name: getattr(self, name) for name in ("ours", "theirs", "floor")}
+        if direction == "forward":
+            calls = {name: torch.no_grad()(call) for name, call in calls.items()}
+        else:
+            calls = {name: partial(self.gradients, name) for name in calls}
+
+        def check():
+            ours, theirs = (calls[name]() for name in ("ours", "theirs"))
+            pairs = ([ours], [theirs]) if direction == "forward" else (ours, theirs)
+            agree(pairs[0], [x.float() for x in pairs[1]], tolerance=3e-2)
+
+        return Case(
+            op="deform_conv2d",
+            case=name(*self.shape, "NHWC"),
+            ours=calls["ours"],
+            baseline=calls["theirs"],
+            baseline_name="torchvision under autocast",
+            check=check,
+            dtype="bfloat16",
+            direction=direction,
+            floor=calls["floor"],
+        )
+
+
+def on_gpu_cases():
+    """Also a prime number of RoIs, which torchvision takes one by one."""
+    for rois, shapes in ((100, SHAPES), (101, SIZES)):
+        yield from (OnGpu(rois, *shape).case("forward") for shape in shapes)
+    yield from (OnGpu(100, *shape).case("backward") for shape in SHAPES)
+    for shape in SIZES:
+        yield forward((100, *shape, "channels_last"))
+
+
 def cases():
+    if on_gpu():
+        yield from on_gpu_cases()
+        return
     for layout in LAYOUTS:
         yield from (forward((24, *shape, layout)) for shape in SHAPES)
         yield from (forward_bf16((24, *shape, layout)) for shape in SHAPES)

@@ -33,7 +33,7 @@ def edges_as_trained(masks):
 def blocks_as_trained(masks, width=2):
     """RefineMask's blocks: what is unlike it around each pixel, inside and outside by turns."""
     masks, side = masks.float(), 2 * width + 1
-    kernel = torch.full((1, 1, side, side), -1.0)
+    kernel = masks.new_full((1, 1, side, side), -1.0)
     kernel[0, 0, width, width] = side**2 - 1
     padded = F.pad(masks.unsqueeze(1), [width] * 4)
     bands = []

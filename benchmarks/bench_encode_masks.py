@@ -1,17 +1,18 @@
 import numpy as np
 import pytest
+import torch
 from pycocotools import mask as coco
 
 from dynamask.benchmarks.bench_paste_masks import (
+    BASELINES,
     COUNT,
     HEIGHT,
     WIDTH,
+    assert_same_pixels,
     crop_detectron2,
-    paste_detectron2,
-    paste_torchvision,
     scene,
 )
-from dynamask.benchmarks.harness import Case
+from dynamask.benchmarks.harness import Case, on_gpu
 from dynamask.ops import encode_masks
 
 
@@ -19,7 +20,7 @@ def encode_frames(paste):
     """Frames of all masks at once, then pycocotools: what detectron2's evaluation does."""
 
     def encode(masks, boxes):
-        frames = paste(masks, boxes).numpy()
+        frames = paste(masks, boxes).cpu().numpy()
         return [coco.encode(np.asfortranarray(frame, dtype=np.uint8)) for frame in frames]
 
     return encode
@@ -37,10 +38,19 @@ def encode_one_frame(masks, boxes):
 
 
 BASELINE_ENCODERS = {
-    "detectron2 paste, pycocotools encode": ("detectron2", encode_frames(paste_detectron2)),
-    "paste in the box, pycocotools encode": ("detectron2", encode_one_frame),
-    "torchvision paste, pycocotools encode": ("torchvision", encode_frames(paste_torchvision)),
+    f"{mode} paste, pycocotools encode": (mode, encode_frames(paste))
+    for mode, paste in BASELINES.items()
 }
+if not on_gpu():
+    BASELINE_ENCODERS["paste in the box, pycocotools encode"] = ("detectron2", encode_one_frame)
+
+
+def check(ours, theirs):
+    """The same bytes on the CPU, about the same pixels on a GPU."""
+    if not on_gpu():
+        assert ours == theirs
+    for pair in zip(ours, theirs, strict=True):
+        assert_same_pixels(*(torch.from_numpy(coco.decode(mask)) for mask in pair))
 
 
 def cases():
@@ -54,16 +64,13 @@ def cases():
             def baseline(masks=masks, boxes=boxes, encode=encode):
                 return encode(masks, boxes)
 
-            def check(ours=ours, baseline=baseline):
-                assert ours() == baseline()
-
             yield Case(
                 op="encode_masks",
                 case=f"N={COUNT} M={size} {HEIGHT}x{WIDTH}",
                 ours=ours,
                 baseline=baseline,
                 baseline_name=name,
-                check=check,
+                check=lambda a=ours, b=baseline: check(a(), b()),
             )
 
 

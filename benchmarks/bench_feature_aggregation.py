@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch.nn import functional as F
 
-from dynamask.benchmarks.harness import Case
+from dynamask.benchmarks.harness import DEVICE, Case, on_gpu
 from dynamask.ops import FeatureAggregationWeights, feature_aggregation
 
 STAGES = [(256, 14, 16), (128, 28, 8), (64, 56, 4)]  # channels and size of x, stride of the level
@@ -85,7 +85,7 @@ def agree(actual, expected, tolerance):
 
 
 def cases():
-    for rois, stages in ((24, STAGES), (100, STAGES[:1])):
+    for rois, stages in ((100, STAGES),) if on_gpu() else ((24, STAGES), (100, STAGES[:1])):
         for channels, size, stride in stages:
             stage = Stage(rois, channels, size, stride)
             name = f"N={rois} {channels}@{size} to {channels // 2}@{2 * size}"
@@ -98,6 +98,10 @@ def cases():
 
             def in_bf16(stage=stage):
                 return feature_aggregation(*stage(torch.bfloat16))
+
+            def theirs_in_bf16(stage=stage):
+                with torch.no_grad(), torch.autocast(DEVICE.type, torch.bfloat16):
+                    return with_torchvision(*stage(torch.bfloat16, rows=False))
 
             def rounded(stage=stage):
                 x, level, rois, scale, weights = stage(torch.bfloat16)
@@ -119,8 +123,8 @@ def cases():
                 case=name,
                 dtype="bfloat16",
                 ours=in_bf16,
-                baseline=ours,
-                baseline_name="float32",
+                baseline=theirs_in_bf16 if on_gpu() else ours,
+                baseline_name="torchvision under autocast" if on_gpu() else "float32",
                 floor=lambda stage=stage: stage.floor(torch.bfloat16),
                 check=lambda a=in_bf16, b=rounded: agree(a().float(), b(), 0.05),
             )

@@ -14,7 +14,7 @@ ROIS = 128
 
 def by_torch(masks, mask_targets, edges, edge_targets, labels, weights):
     """What Mask R-CNN heads do, and edges alike."""
-    rows = torch.arange(len(labels))
+    rows = torch.arange(len(labels), device=labels.device)
 
     def loss(logits, targets):
         if logits.dim() == 4:

@@ -5,7 +5,7 @@ from pycocotools import mask as coco
 from torchvision.ops import roi_align
 
 from dynamask import rle
-from dynamask.benchmarks.harness import Case
+from dynamask.benchmarks.harness import Case, on_gpu
 from dynamask.ops import Polygons, mask_targets
 
 SIZES = (14, 28, 56, 112)
@@ -34,18 +34,18 @@ def by_pycocotools(outlines, boxes, index, sizes):
     targets = []
     for size in sizes:
         out = np.empty((len(boxes), size, size), np.uint8)
-        for r, (g, box) in enumerate(zip(index.tolist(), boxes.double().numpy())):
+        for r, (g, box) in enumerate(zip(index.tolist(), boxes.double().cpu().numpy())):
             scale = size / np.maximum(box[2:] - box[:2], 1)
             rings = [((ring.reshape(-1, 2) - box[:2]) * scale).ravel() for ring in arrays[g]]
             out[r] = coco.decode(coco.merge(coco.frPyObjects(rings, size, size)))
-        targets.append(torch.from_numpy(out))
+        targets.append(torch.from_numpy(out).to(boxes.device))
     return targets
 
 
 def by_roi_align(masks, boxes, index, sizes, copies):
     """detectron2's BitMasks.crop_and_resize; with copies, of one full-size mask for each box."""
     if copies:
-        masks, index = masks[index], torch.arange(len(index))
+        masks, index = masks[index], torch.arange(len(index), device=index.device)
     rois = torch.cat([index[:, None].float(), boxes], 1)
     return [
         (roi_align(masks.float()[:, None], rois, s, 1.0, -1, True)[:, 0] >= 0.5).byte()
@@ -54,8 +54,9 @@ def by_roi_align(masks, boxes, index, sizes, copies):
 
 
 def assert_equal(ours, baseline):
-    for got, expected in zip(ours(), baseline()):
-        assert torch.equal(got, expected)
+    """But for a few ties, where a GPU sums up the roi_align of bitmaps in another order."""
+    for got, expected in zip(ours(), baseline(), strict=True):
+        assert (got != expected).float().mean() <= (1e-4 if on_gpu() else 0)
 
 
 def case(name, kind, baseline_name, masks, baseline, sizes, boxes, index):
@@ -76,7 +77,7 @@ def case(name, kind, baseline_name, masks, baseline, sizes, boxes, index):
 def cases():
     outlines, boxes, index = scene()
     runs = [rle.from_polygons(outline, HEIGHT, WIDTH) for outline in outlines]
-    masks = torch.stack([torch.from_numpy(rle.decode(mask)) for mask in runs])
+    masks = torch.stack([torch.from_numpy(rle.decode(mask)) for mask in runs]).to(boxes.device)
     for sizes in (*((size,) for size in SIZES), SIZES):
         name = "@".join(["", *map(str, sizes)])
         boxed = (sizes, boxes, index)

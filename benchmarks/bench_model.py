@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
-from dynamask.benchmarks.harness import Case
+from dynamask.benchmarks.harness import Case, on_gpu
 from dynamask.models.detector import Detector
 from dynamask.models.fused import FusedConv2d
 from dynamask.models.presets import dynamask_r50
@@ -55,11 +55,16 @@ def unfused() -> Detector:
     model = dynamask_r50(CLASSES).eval()
     load_torchvision(model, torchvision().state_dict())
 
+    choices: dict[int, Tensor] = {}
+
     def of_shares(switch: nn.Module, args: tuple, logits: Tensor) -> Tensor:
-        ends = (torch.tensor(SHARES).cumsum(0) * len(logits)).round()
-        states = (torch.arange(len(logits))[:, None] >= ends).sum(1).clamp(max=3)
-        mixed = torch.randperm(len(logits), generator=torch.Generator().manual_seed(0))
-        return F.one_hot(states[mixed], len(SHARES)).to(logits)
+        if len(logits) not in choices:  # looked up from then on, so that nothing waits for it
+            with torch.device("cpu"):
+                ends = (torch.tensor(SHARES).cumsum(0) * len(logits)).round()
+                states = (torch.arange(len(logits))[:, None] >= ends).sum(1).clamp(max=3)
+                mixed = torch.randperm(len(logits), generator=torch.Generator().manual_seed(0))
+                choices[len(logits)] = F.one_hot(states[mixed], len(SHARES)).to(logits)
+        return choices[len(logits)].to(logits)
 
     model.mask_branch.selector.switch.register_forward_hook(of_shares)
     return model
@@ -76,10 +81,16 @@ def ours(dtype: torch.dtype) -> list[dict]:
 
 
 @torch.no_grad()
+def pasted() -> Tensor:
+    """Masks as torchvision pastes them, above one half; on a GPU the network is under autocast."""
+    with torch.autocast("cuda", torch.bfloat16, enabled=on_gpu()):
+        found = torchvision()([image()])[0]
+    return found["masks"][:, 0] > 0.5
+
+
 def baseline() -> list[dict]:
-    """Masks as torchvision pastes them, above one half, through pycocotools."""
-    found = torchvision()([image()])[0]
-    masks = (found["masks"][:, 0] > 0.5).numpy().astype(np.uint8)
+    """torchvision's masks through pycocotools."""
+    masks = pasted().cpu().numpy().astype(np.uint8)
     return [coco.encode(np.asfortranarray(mask)) for mask in masks]
 
 
@@ -167,7 +178,25 @@ def floor() -> None:
             )
 
 
+def on_gpu_cases():
+    """To run lengths on both sides; and against torchvision's frames, which stay on the GPU."""
+    name = "torchvision maskrcnn_resnet50_fpn under autocast"
+    for theirs, end in ((baseline, ", pycocotools"), (pasted, " to frames")):
+        yield Case(
+            op="model",
+            case=f"dynamask_r50, {HEIGHT}x{WIDTH} to RLE, 100 objects, 35/34/21/10 %",
+            ours=lambda: ours(torch.bfloat16),
+            baseline=theirs,
+            baseline_name=name + end,
+            check=check_bf16,
+            dtype="bfloat16",
+        )
+
+
 def cases():
+    if on_gpu():
+        yield from on_gpu_cases()
+        return
     yield Case(
         op="model",
         case=f"dynamask_r50, {HEIGHT}x{WIDTH} to RLE, 100 objects, 35/34/21/10 %",

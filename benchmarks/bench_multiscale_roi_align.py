@@ -36,15 +36,15 @@ class Pooling:
             self.with_graph.append(self)
             out = self.pooler(self.maps, [self.boxes], [IMAGE])
             grad = torch.empty_like(out)  # in its layout
-            grad.copy_(torch.linspace(-1, 1, out.numel()).view(out.shape))
+            grad.copy_(torch.linspace(-1, 1, out.numel(), device=out.device).view(out.shape))
             self.graph = out, list(self.maps.values()), grad
         out, inputs, grad = self.graph
         return torch.autograd.grad(out, inputs, grad, retain_graph=True)
 
     def filled(self):
         """The memory of the output, and that alone."""
-        dtype, size = self.maps[NAMES[0]].dtype, self.pooler.output_size
-        return torch.zeros(len(self.boxes), 256, *size, dtype=dtype)
+        size = self.pooler.output_size
+        return self.maps[NAMES[0]].new_zeros(len(self.boxes), 256, *size)
 
 
 def pyramid():

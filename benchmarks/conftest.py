@@ -1,13 +1,14 @@
 import pytest
 import torch
 
-from dynamask.benchmarks import harness
+from dynamask.benchmarks import harness, targets
 
 ROWS = pytest.StashKey[list]()
 
 
 def pytest_addoption(parser):
     group = parser.getgroup("dynamask benchmarks")
+    group.addoption("--device", default="cpu", help="where tensors are made: cpu or cuda")
     group.addoption("--threads", type=int, default=1, help="threads of torch and of our kernels")
     group.addoption("--seconds", type=float, default=2.0, help="time for each case")
     group.addoption("--write", action="store_true", help="record the rows in benchmarks/results")
@@ -16,6 +17,7 @@ def pytest_addoption(parser):
 @pytest.hookimpl(tryfirst=True)  # before pytest-benchmark reads its options
 def pytest_configure(config):
     config.stash[ROWS] = []
+    harness.use(config.getoption("--device"))
     config.option.benchmark_timer = "dynamask.benchmarks.harness.clock"
     config.option.benchmark_quiet = True  # one table, ours: it has the ratios
 
@@ -43,5 +45,8 @@ def pytest_terminal_summary(terminalreporter, config):
         return
     terminalreporter.write_sep("=", "benchmarks (medians)")
     terminalreporter.write_line(harness.table(rows))
+    if harness.on_gpu():
+        terminalreporter.write_sep("=", "targets on a GPU")
+        terminalreporter.write_line(targets.report(rows))
     if config.getoption("--write"):
         terminalreporter.write_line(f"written to {harness.write(rows)}")

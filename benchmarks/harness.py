@@ -6,6 +6,11 @@ median is kept and the ratio is what counts. A short call runs once untimed befo
 timed, and one of microseconds as many times as make a millisecond: caches, and memory that a
 virtual machine has given back, are what the call before left. One thread is timed by the CPU time
 of the process, more by the clock on the wall.
+
+On a GPU the clock is the wall's with the device waited for at both
+ends: launches count, as they do for a user. What the device alone takes stands beside it, from
+calls that queue up behind a kernel that sleeps. The L2 cache is not emptied in between: in a model
+too the maps were just written by the layer before.
 """
 
 import json
@@ -23,6 +28,7 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+DEVICE = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -59,8 +65,25 @@ class Case:
 Rounds = Callable[[Callable[[], Any], Callable[[], None], int], Sequence[float]]
 
 
+def use(device: str) -> None:
+    """Makes the tensors of all cases on a device; before their files are imported."""
+    global DEVICE
+    DEVICE = torch.device(device)
+    if on_gpu():
+        torch.set_default_device(DEVICE)
+        torch.backends.cudnn.allow_tf32 = False  # fp32 is IEEE, as in our operators
+
+
+def on_gpu() -> bool:
+    """Whether cases are measured on a GPU."""
+    return DEVICE.type == "cuda"
+
+
 def clock() -> float:
-    """Seconds: of CPU time for one thread, on the wall for more."""
+    """Seconds: of CPU time for one thread, on the wall for more, or once a GPU is done."""
+    if on_gpu():
+        torch.cuda.synchronize()
+        return time.perf_counter()
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
@@ -95,6 +118,22 @@ def seconds_of(call: Callable[[], Any]) -> float:
     return clock() - start
 
 
+def seconds_on_device(call: Callable[[], Any], once: float) -> float:
+    """What a GPU takes for a call of `once` seconds if launches come as fast as it works."""
+    times = max(1, min(50, round(2e-3 / once)))
+    found = []
+    for _ in range(5):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(int(2e9 * (once * times + 1e-3)))  # cycles, until all is queued
+        start.record()
+        for _ in range(times):
+            call()
+        end.record()
+        torch.cuda.synchronize()
+        found.append(start.elapsed_time(end) / times / 1e3)
+    return statistics.median(found)
+
+
 def measure(case: Case, seconds: float = 2.0, run: Rounds = in_turn) -> dict[str, Any]:
     """Checks a case, then times it for about ``seconds``; returns a row of the results file.
 
@@ -104,6 +143,16 @@ def measure(case: Case, seconds: float = 2.0, run: Rounds = in_turn) -> dict[str
         run: Makes the rounds; pytest-benchmark comes in here.
     """
     case.check()
+    if not on_gpu():
+        return _timed(case, seconds, run)
+    torch.set_default_device(None)  # which would add to each call of torch
+    try:
+        return _timed(case, seconds, run)
+    finally:
+        torch.set_default_device(DEVICE)
+
+
+def _timed(case: Case, seconds: float, run: Rounds) -> dict[str, Any]:
     calls = {"baseline": case.baseline, "ours": case.ours}
     if case.floor:
         calls["floor"] = case.floor
@@ -133,6 +182,11 @@ def measure(case: Case, seconds: float = 2.0, run: Rounds = in_turn) -> dict[str
     median = {
         name: statistics.median(values) / repeats[name] * 1e3 for name, values in times.items()
     }
+    on_device = {
+        name: round(seconds_on_device(call, once[name]) * 1e3, 4)
+        for name, call in calls.items()
+        if on_gpu() and name in short
+    }
     return {
         "op": case.op,
         "case": case.case,
@@ -144,12 +198,13 @@ def measure(case: Case, seconds: float = 2.0, run: Rounds = in_turn) -> dict[str
         "baseline_ms": round(median["baseline"], 4),
         "ratio": round(median["baseline"] / median["ours"], 2),
         "floor_ms": round(median["floor"], 4) if case.floor else None,
+        **({"device_ms": on_device} if on_gpu() else {}),
     }
 
 
 def machine() -> dict[str, Any]:
     """Where and with what a results file was made."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    gpu = torch.cuda.get_device_name() if on_gpu() else None
     commit = subprocess.run(
         ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty"],
         capture_output=True,

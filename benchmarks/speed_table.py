@@ -4,15 +4,17 @@
 """
 
 import json
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+
+from dynamask.benchmarks.targets import TARGETS, matching
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- speed: made by benchmarks/speed_table.py -->\n", "<!-- /speed -->"
 
-# What a reader sees of the many rows: "op | case | dtype | direction | against".
+# What a reader sees of the many rows of a CPU, as "op | case | dtype | direction | against"; of a
+# GPU's it is those with a target.
 SHOWN = (
     "model | * | * | * | *",
     "dynamic_mask_head | * | float32 | * | *",
@@ -46,17 +48,8 @@ def newest() -> list[dict[str, Any]]:
     return [by_device[device] for device in sorted(by_device, key=lambda name: name != "cpu")]
 
 
-def matching(pattern: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows that one of SHOWN is about."""
-
-    def key(row: dict[str, Any]) -> str:
-        return " | ".join(row[name] for name in ("op", "case", "dtype", "direction", "baseline"))
-
-    return [row for row in rows if fnmatchcase(key(row), pattern)]
-
-
 def table(result: dict[str, Any]) -> str:
-    """A device's rows and where they come from."""
+    """A device's rows and where they come from; on a GPU, what it takes alone in brackets."""
     lines = [
         f"{result['gpu'] or result['cpu']}, torch {result['torch']}, commit {result['commit']}, "
         f"{result['date']}; these and {len(result['rows'])} rows in all in `{result['file']}`:",
@@ -64,17 +57,25 @@ def table(result: dict[str, Any]) -> str:
         "| operator | case | | ours ms | against | ms | ratio | floor ms |",
         "| --- | --- | --- | ---: | --- | ---: | ---: | ---: |",
     ]
-    for row in (row for pattern in SHOWN for row in matching(pattern, result["rows"])):
+    patterns = [target.pattern for target in TARGETS] if result["gpu"] else SHOWN
+    for row in (row for pattern in patterns for row in matching(pattern, result["rows"])):
         how = " ".join(
             x for x in (row["dtype"], row["direction"]) if x not in ("float32", "forward")
         )
         threads = "" if row["threads"] == 1 else f", {row['threads']} threads"
-        floor = "" if row["floor_ms"] is None else f"{row['floor_ms']:.4g}"
+        floor = "" if row["floor_ms"] is None else milliseconds(row, "floor", ".4g")
         lines.append(
-            f"| `{row['op']}` | {row['case']}{threads} | {how.strip()} | {row['ours_ms']:.3g} "
-            f"| {row['baseline']} | {row['baseline_ms']:.4g} | **{row['ratio']:.1f}x** | {floor} |"
+            f"| `{row['op']}` | {row['case']}{threads} | {how.strip()} "
+            f"| {milliseconds(row, 'ours', '.3g')} | {row['baseline']} "
+            f"| {milliseconds(row, 'baseline', '.4g')} | **{row['ratio']:.1f}x** | {floor} |"
         )
     return "\n".join(lines)
+
+
+def milliseconds(row: dict[str, Any], call: str, digits: str) -> str:
+    """What a call took; in brackets what it took a GPU, launches aside."""
+    alone = row.get("device_ms", {}).get(call)
+    return f"{row[f'{call}_ms']:{digits}}" + ("" if alone is None else f" ({alone:{digits}})")
 
 
 def updated(readme: str) -> str:

@@ -54,7 +54,7 @@ def device(request):
     if name == "pretend":
         from .pretend_cuda import PretendCuda
 
-        with PretendCuda():
+        with PretendCuda(), torch.device("cuda"):
             yield torch.device("cuda")
     elif name == "cuda":
         if not torch.cuda.is_available():

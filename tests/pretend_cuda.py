@@ -1,9 +1,9 @@
 """A device that says it is CUDA and is the CPU: ``pytest --pretend-cuda -k pretend tests``.
 
-Every tensor that a test or an operator makes without naming the CPU says that it is on ``cuda:0``,
-refuses to meet a tensor of the CPU and has no ``numpy()``, like a real one. What it computes runs
-on the CPU. A graph remembers the calls of a capture and makes them again in the same tensors; while
-it captures, or where synchronisation is an error, a call that would wait for the device raises.
+Every tensor on the default device, or moved to CUDA, says that it is on ``cuda:0``, refuses to meet
+a tensor of the CPU and has no ``numpy()``, like a real one. What it computes runs on the CPU. A
+graph remembers the calls of a capture and makes them again in the same tensors; while it captures,
+or where synchronisation is an error, a call that would wait for the device raises.
 
 Proven: the Python of the tests and of the operators' faces keeps to one device, names no CPU by
 accident (generators, indices, constants), takes the branches meant for a GPU, and waits nowhere
@@ -13,6 +13,7 @@ Not proven: anything about a kernel for GPUs, streams, or Python below the dispa
 compositions in CUDA seats, what torch.compile makes), where tensors are those of the CPU.
 """
 
+import time
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -20,7 +21,7 @@ from unittest import mock
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._device import _device_constructors
+from torch.utils import _device
 from torch.utils._pytree import tree_leaves
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -49,7 +50,7 @@ def is_pretending(x: torch.Tensor) -> bool:
 
 
 class PretendCuda(TorchFunctionMode):
-    """While it is entered, CUDA is the default device, and the CPU plays its part."""
+    """While it is entered, the CPU plays the part of a GPU, which may be the default device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,6 +65,8 @@ class PretendCuda(TorchFunctionMode):
             stream=lambda stream: nullcontext(),
             current_stream=mock.MagicMock,
             synchronize=lambda: None,
+            Event=PretendEvent,
+            get_device_name=lambda: "pretended",
             _sleep=lambda cycles: None,
         )
 
@@ -104,8 +107,8 @@ class PretendCuda(TorchFunctionMode):
         original = function, args
         if device == CUDA and getattr(kwargs.get("generator"), "device", CUDA) == CPU:
             raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
-        if "device" in kwargs:
-            kwargs["device"] = as_cpu(kwargs["device"])
+        if "device" in kwargs or function in _device._device_constructors():
+            kwargs["device"] = as_cpu(kwargs.get("device") or device)
         same = all(device == (CUDA if is_pretending(x) else CPU) for x in tensors)
         if function is torch.Tensor.cpu or (function is torch.Tensor.to and not same):
             kwargs["copy"] = True
@@ -137,6 +140,25 @@ class PretendGraph:
             for old, new in zip(tree_leaves(results), tree_leaves(again), strict=True):
                 if isinstance(old, torch.Tensor) and old is not new:
                     old.copy_(new)
+
+
+class PretendEvent:
+    """Stands for torch.cuda.Event."""
+
+    def __init__(self, **options: bool) -> None:
+        self.time = 0.0
+
+    def record(self) -> None:
+        self.time = time.perf_counter()
+
+    def elapsed_time(self, end: "PretendEvent") -> float:
+        """Milliseconds."""
+        return (end.time - self.time) * 1e3
+
+
+def pytest_configure(config) -> None:
+    """With `-p pretend_cuda` a whole run has the device, one of benchmarks for example."""
+    PretendCuda().__enter__()
 
 
 def waits(function, args, pretending, device) -> bool:
@@ -192,8 +214,8 @@ def device_of_result(function, args, kwargs, pretending) -> torch.device:
     """Where a real device would have put what a call returns."""
     if kwargs.get("device") is not None:
         return as_device(kwargs["device"])
-    if function in _device_constructors():
-        return CUDA
+    if function in _device._device_constructors():
+        return as_device(_device.CURRENT_DEVICE or CPU)
     if function is torch.Tensor.cpu:
         return CPU
     if function is torch.Tensor.cuda:

@@ -1,11 +1,14 @@
 """`dynamask bench` and the file it writes."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from dynamask.benchmarks import harness, speed_table
+from dynamask.benchmarks import harness, speed_table, targets
 from dynamask.cli import main
 
 ROW = {
@@ -90,6 +93,55 @@ def test_rows_of_another_commit_do_not_stay(tmp_path, monkeypatch):
     assert len(json.loads(harness.write([new]).read_text())["rows"]) == 2
     monkeypatch.setattr(harness, "machine", lambda: {**here, "commit": "second"})
     assert json.loads(harness.write([new]).read_text())["rows"] == [new]
+
+
+def test_measures_on_a_gpu():
+    """Here on one that is pretended: the harness, not its numbers."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "pretend_cuda"]
+    # pytest-benchmark does not measure where it finds itself beside pytest-xdist
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    environment["PYTHONPATH"] = "tests"
+    done = subprocess.run(
+        [*command, "--device", "cuda", "--seconds", "0", "benchmarks/bench_bucket_rois.py"],
+        cwd=speed_table.README.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "targets on a GPU" in done.stdout
+    assert ">= 5x  bucket_rois | dispatch" in done.stdout
+
+
+def row(ratio, **changes):
+    fields = {"op": "bucket_rois", "case": "dispatch N=9", "dtype": "int64", "baseline": "torch"}
+    times = {"ours_ms": 1.0, "baseline_ms": ratio, "ratio": ratio, "floor_ms": None}
+    return {**fields, "direction": "forward", "threads": 1, **times, **changes}
+
+
+def test_targets_tell_met_from_missed():
+    line = next(x for x in targets.report([row(6.0), row(5.0)]).splitlines() if "bucket" in x)
+    assert line.startswith("met ")
+    assert line.endswith("6.0x, 5.0x")
+    line = next(x for x in targets.report([row(6.0), row(4.9)]).splitlines() if "bucket" in x)
+    assert line.startswith("missed ")
+    assert "not run  >= 4x  dynamic_mask_head" in targets.report([row(6.0)])
+
+
+def test_the_floor_of_a_convolution_is_a_target_too():
+    case = {"op": "deform_conv2d", "case": "N=100 256@14 G=1 NHWC", "dtype": "bfloat16"}
+    of_device = {"device_ms": {"ours": 1.0, "baseline": 9.0, "floor": 0.46}, "floor_ms": 0.5}
+    report = targets.report([row(9.0, **case, **of_device)])
+    assert "met      >= 45% of conv2d" in report
+    assert report.endswith("46%")
+
+
+def test_the_table_of_a_gpu_shows_what_has_a_target():
+    on_device = {"device_ms": {"ours": 0.25, "baseline": 2.0}}
+    result = {"gpu": "H", "cpu": "C", "torch": "2", "commit": "c", "date": "d", "file": "f"}
+    shown = speed_table.table({**result, "rows": [row(6.0, **on_device), row(6.0, op="nms")]})
+    assert "| 1 (0.25) | torch | 6 (2) | **6.0x** |  |" in shown
+    assert "nms" not in shown
 
 
 def test_every_pattern_of_the_speed_table_finds_a_row():
