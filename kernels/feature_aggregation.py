@@ -16,7 +16,7 @@ from dynamask.kernels.deform_conv2d import INTERPRETED, launch, pack_weight
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rois", "height", "width"])
 def conv2d_kernel(
     x,
     weight,
@@ -37,46 +37,61 @@ def conv2d_kernel(
     CHANNELS: tl.constexpr,
     OUTS: tl.constexpr,
 ):
-    # A convolution of SIDE x SIDE that keeps the size. A program owns OUTS outputs of PIXELS pixels
-    # in a row, of one RoI or several. Bound by memory, as there are few outputs per pixel.
+    # A convolution of SIDE x SIDE, 1 or 3, that keeps the size. A program owns OUTS outputs of
+    # PIXELS pixels in a row, of one RoI or several, the first and the last of which are there for
+    # their neighbours if SIDE is 3. Bound by the way of pixels and weights through shared memory,
+    # as there are few outputs: so a pixel goes there once for each row of the window, not for each
+    # tap, and what it adds to the pixels left and right of it moves there at the end.
+    EDGE: tl.constexpr = SIDE // 2
     pixels = height * width
     blocks = tl.cdiv(outs, OUTS)
     o = tl.program_id(0) % blocks * OUTS + tl.arange(0, OUTS)
-    first = (tl.program_id(0) // blocks).to(tl.int64) * PIXELS
+    first = (tl.program_id(0) // blocks).to(tl.int64) * (PIXELS - 2 * EDGE)
     first_roi = first // pixels
     if count is not None:
         rois = tl.minimum(tl.load(count), rois)
     if first_roi >= rois:
         return
-    i = tl.arange(0, PIXELS)
+    i = tl.arange(0, PIXELS) - EDGE
     place = (first - first_roi * pixels).to(tl.int32) + i
     roi = place // pixels  # from the first on
-    exists = first_roi + roi < rois
+    exists = (place >= 0) & (first_roi + roi < rois)
     p = place % pixels
     py, px = p // width, p % width
     x += first * channels
 
     chunks = tl.cdiv(channels, CHANNELS)
     acc = tl.zeros((PIXELS, OUTS), tl.float32)
-    for k in range(0, SIDE * SIDE * chunks):
-        tap = k // chunks
-        dy, dx = tap // SIDE - SIDE // 2, tap % SIDE - SIDE // 2
-        c = (k - tap * chunks) * CHANNELS + tl.arange(0, CHANNELS)
-        inside = (py + dy >= 0) & (py + dy < height) & (px + dx >= 0) & (px + dx < width) & exists
+    if SIDE == 3:
+        to_right, to_left = tl.zeros_like(acc), tl.zeros_like(acc)
+    for k in range(0, SIDE * chunks):
+        row = k // chunks
+        dy = row - EDGE
+        c = (k - row * chunks) * CHANNELS + tl.arange(0, CHANNELS)
+        inside = exists & (py + dy >= 0) & (py + dy < height)
         a = tl.load(
-            x + ((i + dy * width + dx)[:, None] * channels + c[None, :]),
+            x + ((i + dy * width)[:, None] * channels + c[None, :]),
             mask=inside[:, None] & (c[None, :] < channels),
             other=0.0,
         )
-        b = tl.load(
-            weight + ((o * (SIDE * SIDE) + tap)[None, :] * channels + c[:, None]),
-            mask=(o[None, :] < outs) & (c[:, None] < channels),
-            other=0.0,
-        )
+        of_row = weight + ((o * SIDE + row) * SIDE)[None, :] * channels + c[:, None]
+        wanted = (o[None, :] < outs) & (c[:, None] < channels)
+        b = tl.load(of_row + EDGE * channels, mask=wanted, other=0.0)
         if INTERPRETED:
             a, b = a.to(tl.float32), b.to(tl.float32)
         acc = tl.dot(a, b, acc, input_precision=PRECISION)
+        if SIDE == 3:
+            b = tl.load(of_row, mask=wanted, other=0.0).to(a.dtype)
+            to_right = tl.dot(a, b, to_right, input_precision=PRECISION)
+            b = tl.load(of_row + 2 * channels, mask=wanted, other=0.0).to(a.dtype)
+            to_left = tl.dot(a, b, to_left, input_precision=PRECISION)
 
+    if SIDE == 3:
+        at = tl.broadcast_to(tl.arange(0, PIXELS)[:, None], (PIXELS, OUTS))
+        from_left = tl.gather(to_right, tl.maximum(at - 1, 0), 0)
+        from_right = tl.gather(to_left, tl.minimum(at + 1, PIXELS - 1), 0)
+        acc += tl.where((px > 0)[:, None], from_left, 0.0)
+        acc += tl.where((px < width - 1)[:, None], from_right, 0.0)
     acc += tl.load(bias + o, mask=o < outs, other=0.0).to(tl.float32)[None, :]
     if RELU:
         acc = tl.where(acc < 0.0, 0.0, acc)
@@ -86,7 +101,8 @@ def conv2d_kernel(
     else:
         out += first * outs
         at = i[:, None] * outs + o[None, :]
-    tl.store(out + at, acc.to(out.dtype.element_ty), mask=exists[:, None] & (o[None, :] < outs))
+    stored = exists & (i >= 0) & (i < PIXELS - 2 * EDGE)
+    tl.store(out + at, acc.to(out.dtype.element_ty), mask=stored[:, None] & (o[None, :] < outs))
 
 
 @triton.jit
@@ -118,7 +134,7 @@ def interpolate(rows, width, channels, c, near_y, far_y, fy, near_x, far_x, fx, 
     return value
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rois", "batch", "height", "width", "level_height", "level_width"])
 def pair_kernel(
     low,
     level,
@@ -208,19 +224,23 @@ def pair_kernel(
 
 
 def block_sizes(dtype: torch.dtype, channels: int, outs: int, most: int) -> dict[str, int]:
-    """What a program takes on at a time, `most` channels of 16 bits, and its warps."""
-    whole = torch.finfo(dtype).bits == 32
+    """What a program takes on at a time, at most `most` channels of 16 bits, and its warps."""
+    whole = dtype == torch.float32
     outs = min(max(16, triton.next_power_of_2(outs)), 64 if whole else 128)
-    channels = min(max(16, triton.next_power_of_2(channels)), most // 2 if whole else most)
+    channels = min(max(16, triton.next_power_of_2(channels)), 16 if whole else most)
     return {"PIXELS": 64, "CHANNELS": channels, "OUTS": outs, "num_warps": 8 if outs == 128 else 4}
 
 
 def conv2d_sizes(dtype: torch.dtype, side: int, channels: int, outs: int) -> dict[str, int]:
     """What `conv2d_kernel` is compiled for."""
-    # Loads that run ahead of their use (stages) go past the L1 cache, in which a window of 3 x 3
-    # finds all but the first of its pixels.
+    whole = dtype == torch.float32
     sizes = block_sizes(dtype, channels, outs, most=64)
-    return {**sizes, "num_stages": 1 if side > 1 else 2 if dtype == torch.float32 else 3}
+    if side == 1:
+        return {**sizes, "num_stages": 2 if whole else 3}
+    # three sums for each output; and loads that run ahead of their use (stages) would go past the
+    # L1 cache, in which two of three rows of pixels are found
+    tile = {"PIXELS": 64, "num_warps": 4} if whole else {"PIXELS": 128, "num_warps": 8}
+    return {**sizes, **tile, "OUTS": min(32, sizes["OUTS"]), "num_stages": 1}
 
 
 def pair_sizes(dtype: torch.dtype, channels: int) -> dict[str, int]:
@@ -253,7 +273,7 @@ def conv2d(
     else:
         out = x.new_empty(n, height, width, outs)
     sizes = conv2d_sizes(x.dtype, side, channels, outs)
-    tiles = triton.cdiv(n * height * width, sizes["PIXELS"])
+    tiles = triton.cdiv(n * height * width, sizes["PIXELS"] - side // 2 * 2)
     conv2d_kernel[(tiles * triton.cdiv(outs, sizes["OUTS"]),)](
         *(x, weight_rows(weight, x.dtype), bias.contiguous(), out),
         *(count, n, height, width, channels, outs),
