@@ -22,9 +22,22 @@ struct MaskExits {
   const W* bias[kMaxExits];      // [K]
 };
 
-// A warp owns 32 pixels of one mask at a time. A group of its lanes sums the channels of one pixel,
-// kCount neighbours (16 bytes) per lane and step; then each lane holds a pixel and writes it. Bound
-// by reading the features once.
+// How a warp shares out pixels: `lanes` of it sum the channels of one, kCount at a time, and take
+// kSteps pixels one after the other, but no more than leave a lane for each.
+constexpr int kSteps = 4;
+struct WarpTile {
+  int lanes = 1, together, pixels;
+
+  DYNAMASK_HOST_DEVICE WarpTile(int64_t channels, int count) {
+    while (lanes < 32 && lanes * count < channels) lanes *= 2;
+    together = 32 / lanes;
+    pixels = together * kSteps < 32 ? together * kSteps : 32;
+  }
+};
+
+// A warp owns some pixels of one mask at a time. The lanes of a pixel read kCount channels each, 16
+// bytes, of several pixels at once; then each lane holds a pixel and writes it. Bound by reading
+// the features once.
 template <typename S, typename W, typename T, int kCount>
 __global__ void grouped_mask_head_rows(const __grid_constant__ MaskExits<S, W> a, S* values) {
   const int64_t place = blockIdx.x;
@@ -36,30 +49,32 @@ __global__ void grouped_mask_head_rows(const __grid_constant__ MaskExits<S, W> a
   const W* weight = a.weight[mask.exit] + row * s.channels;
   const T bias = wide(a.bias[mask.exit][row]);
 
+  const WarpTile tile(s.channels, kCount);
   const int lane = threadIdx.x % 32, warps = blockDim.x / 32;
-  int group = 1;  // lanes of a pixel
-  while (group < 32 && group * kCount < s.channels) group *= 2;
-  const int together = 32 / group;  // pixels
-  const int64_t stride = static_cast<int64_t>(gridDim.y) * warps * 32;
-  for (int64_t first = (static_cast<int64_t>(blockIdx.y) * warps + threadIdx.x / 32) * 32;
+  const int64_t stride = static_cast<int64_t>(gridDim.y) * warps * tile.pixels;
+  for (int64_t first = (static_cast<int64_t>(blockIdx.y) * warps + threadIdx.x / 32) * tile.pixels;
        first < s.pixels; first += stride) {
-    T mine = 0;
-    for (int step = 0; step < group; ++step) {
-      const int64_t pixel = first + step * together + lane / group;
-      T sum = 0;
-      if (pixel < s.pixels)
-        for (int64_t c = lane % group * kCount; c < s.channels; c += group * kCount) {
-          const auto x =
-              *reinterpret_cast<const Pack<S, kCount>*>(features + pixel * s.channels + c);
-          const auto w = *reinterpret_cast<const Pack<W, kCount>*>(weight + c);
-          for (int i = 0; i < kCount; ++i) sum += wide(x.value[i]) * wide(w.value[i]);
-        }
-      for (int by = group / 2; by > 0; by /= 2) sum += __shfl_xor_sync(~0u, sum, by);
-      const T of_lane = __shfl_sync(~0u, sum, lane % together * group);
-      if (lane / together == step) mine = of_lane;
+    const int64_t mine = first + lane / tile.lanes;  // at the first step
+    const int64_t end = min(first + tile.pixels, s.pixels);
+    T sum[kSteps] = {};
+    for (int64_t c = lane % tile.lanes * kCount; c < s.channels; c += tile.lanes * kCount) {
+      const auto w = *reinterpret_cast<const Pack<W, kCount>*>(weight + c);
+      for (int step = 0; step < kSteps; ++step) {
+        const int64_t pixel = mine + step * tile.together;
+        if (pixel >= end) continue;
+        const auto x = *reinterpret_cast<const Pack<S, kCount>*>(features + pixel * s.channels + c);
+        for (int i = 0; i < kCount; ++i) sum[step] += wide(x.value[i]) * wide(w.value[i]);
+      }
     }
-    if (first + lane < s.pixels)
-      values[mask.start + first + lane] = narrow<S>(mask.row < 0 ? T(0) : mine + bias);
+    T own = 0;
+    for (int step = 0; step < kSteps; ++step) {
+      for (int by = tile.lanes / 2; by > 0; by /= 2)
+        sum[step] += __shfl_xor_sync(~0u, sum[step], by);
+      const T of_lane = __shfl_sync(~0u, sum[step], lane % tile.together * tile.lanes);
+      if (lane / tile.together == step) own = of_lane;
+    }
+    if (first + lane < end)
+      values[mask.start + first + lane] = narrow<S>(mask.row < 0 ? T(0) : own + bias);
   }
 }
 
@@ -101,14 +116,17 @@ bool fits_packs(const MaskExits<S, W>& a) {
 template <typename T, typename S, typename W>
 void launch_grouped_mask_head(Stream stream, const MaskExits<S, W>& a, S* values, bool rows) {
   constexpr int kWide = 16 / sizeof(S);
-  int64_t most = 0;
-  for (int64_t k = 0; k < a.plan.exits; ++k) most = max(most, a.shape[k].pixels);
-  if (a.plan.rois == 0 || most == 0) return;
-  const int64_t blocks = ceil_divide(most, kExitThreads);
+  const bool wide = rows && fits_packs<kWide>(a);
+  int64_t blocks = 0;
+  for (int64_t k = 0; k < a.plan.exits; ++k) {
+    const int64_t of_warp = rows ? WarpTile(a.shape[k].channels, wide ? kWide : 1).pixels : 32;
+    blocks = max(blocks, ceil_divide(a.shape[k].pixels, kExitThreads / 32 * of_warp));
+  }
+  if (a.plan.rois == 0 || blocks == 0) return;
   const dim3 grid(a.plan.rois, blocks < kBlocksPerRoi ? blocks : kBlocksPerRoi);
   if (!rows)
     launch(stream, grid, kExitThreads, grouped_mask_head_planes<S, W, T>, a, values);
-  else if (fits_packs<kWide>(a))
+  else if (wide)
     launch(stream, grid, kExitThreads, grouped_mask_head_rows<S, W, T, kWide>, a, values);
   else
     launch(stream, grid, kExitThreads, grouped_mask_head_rows<S, W, T, 1>, a, values);

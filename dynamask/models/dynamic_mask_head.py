@@ -133,7 +133,10 @@ class DynamicMaskHead(nn.Module):
 
     @property
     def last_counts(self) -> list[int]:
-        """RoIs per mask size that the latest call chose; only asking for it waits for a device."""
+        """RoIs per mask size that the latest call chose; only asking for it waits for a device.
+
+        The replay of a CUDA graph is no call.
+        """
         return self.pyramid.chosen_counts(self._last_state)
 
     @property

@@ -92,8 +92,8 @@ def test_nothing_is_read_or_written_for_what_is_out_of_range(hostcuda):
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
-        ("if (pixel < s.pixels)", "if (true)"),
-        ("if (first + lane < s.pixels)", "if (true)"),
+        ("if (pixel >= end) continue;", ""),
+        ("if (first + lane < end)", "if (true)"),
         ("if (mask.exit < 0) return;", "if (mask.exit < -1) return;"),
     ],
     ids=["reads past the pixels", "writes past the pixels", "a state out of range"],
