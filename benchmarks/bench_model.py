@@ -1,6 +1,8 @@
 """Whole models: one image of 800 x 1333 in, COCO run lengths of 100 objects out."""
 
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
-from dynamask.benchmarks.harness import Case, on_gpu
+from dynamask.benchmarks.harness import DEVICE, Case, on_gpu
 from dynamask.models.detector import Detector
 from dynamask.models.fused import FusedConv2d
 from dynamask.models.presets import dynamask_r50
+from dynamask.models.recorded import RecordedDetector
 from dynamask.models.torchvision_weights import load_torchvision
 
 HEIGHT, WIDTH = 800, 1333
@@ -22,21 +25,31 @@ SHARES = (0.35, 0.34, 0.21, 0.10)  # the paper's Table 9 for a budget of 0.4
 CLASSES = 80
 
 
+def on_cpu(make: Callable[[], Any]) -> Any:
+    """Something random made on the CPU, so that it is the same everywhere, then moved."""
+    with torch.device("cpu"):
+        torch.manual_seed(0)
+        made = make()
+    return made.to(DEVICE)
+
+
 @cache
 def image() -> Tensor:
-    torch.manual_seed(0)
-    coarse = torch.rand(1, 3, HEIGHT // 8, WIDTH // 8)
+    coarse = on_cpu(lambda: torch.rand(1, 3, HEIGHT // 8, WIDTH // 8))
     return F.interpolate(coarse, size=(HEIGHT, WIDTH), mode="bilinear", align_corners=False)[0]
 
 
 @cache
 def torchvision() -> nn.Module:
+    return on_cpu(random_torchvision)
+
+
+def random_torchvision() -> nn.Module:
     """torchvision's ``maskrcnn_resnet50_fpn`` as it is with trained weights: frozen batch norm.
 
     Its weights are random, but such that boxes have all sizes, some 500 pass the score threshold
     and 100 come out, as on a photograph.
     """
-    torch.manual_seed(0)
     model = MaskRCNN(resnet_fpn_backbone(backbone_name="resnet50", weights=None), CLASSES + 1)
     for name, module in model.named_modules():
         if name.endswith("bn3"):
@@ -78,6 +91,15 @@ def dynamask(dtype: torch.dtype) -> Detector:
 @torch.no_grad()
 def ours(dtype: torch.dtype) -> list[dict]:
     return dynamask(dtype)([image()])[0].rle()
+
+
+@cache
+def recorded() -> RecordedDetector:
+    return RecordedDetector(dynamask(torch.bfloat16))
+
+
+def replayed() -> list[dict]:
+    return recorded()([image()])[0].rle()
 
 
 @torch.no_grad()
@@ -122,6 +144,16 @@ def check_bf16() -> None:
         assert all(coco.decode(mask).shape == (HEIGHT, WIDTH) for mask in masks)
     for exact, half in zip(*maps):
         assert (half.float() - exact).norm() < 0.02 * exact.norm()
+
+
+@torch.no_grad()
+def check_recorded() -> None:
+    """The recording finds what the detector does that was recorded."""
+    (expected,), (found,) = dynamask(torch.bfloat16)([image()]), recorded()([image()])
+    assert found.labels.equal(expected.labels)
+    assert found.mask_size.equal(expected.mask_size)
+    torch.testing.assert_close(found.boxes, expected.boxes, atol=0.1, rtol=1e-3)
+    torch.testing.assert_close(found.masks.values, expected.masks.values, atol=0.05, rtol=0)
 
 
 @torch.no_grad()
@@ -180,17 +212,23 @@ def floor() -> None:
 
 def on_gpu_cases():
     """To run lengths on both sides; and against torchvision's frames, which stay on the GPU."""
+    what = f"dynamask_r50, {HEIGHT}x{WIDTH} to RLE, 100 objects, 35/34/21/10 %"
     name = "torchvision maskrcnn_resnet50_fpn under autocast"
+    forms = (
+        (what, lambda: ours(torch.bfloat16), check_bf16),
+        (f"{what}, recorded", replayed, check_recorded),
+    )
     for theirs, end in ((baseline, ", pycocotools"), (pasted, " to frames")):
-        yield Case(
-            op="model",
-            case=f"dynamask_r50, {HEIGHT}x{WIDTH} to RLE, 100 objects, 35/34/21/10 %",
-            ours=lambda: ours(torch.bfloat16),
-            baseline=theirs,
-            baseline_name=name + end,
-            check=check_bf16,
-            dtype="bfloat16",
-        )
+        for case, run, check in forms:
+            yield Case(
+                op="model",
+                case=case,
+                ours=run,
+                baseline=theirs,
+                baseline_name=name + end,
+                check=check,
+                dtype="bfloat16",
+            )
 
 
 def cases():
