@@ -31,6 +31,7 @@ MAY_MIX = {
     torch.Tensor.type_as,
     torch.Tensor.__getitem__,  # an index may be on the CPU
     torch.Tensor.__setitem__,
+    torch.Tensor.__deepcopy__,  # whose memory of other copies may hold any
     torch.tensor,
     torch.as_tensor,
 }
@@ -110,12 +111,10 @@ class PretendCuda(TorchFunctionMode):
         if "device" in kwargs or function in _device._device_constructors():
             kwargs["device"] = as_cpu(kwargs.get("device") or device)
         same = all(device == (CUDA if is_pretending(x) else CPU) for x in tensors)
-        if function is torch.Tensor.cpu or (function is torch.Tensor.to and not same):
-            kwargs["copy"] = True
-            function = torch.Tensor.to
-            args = (args[0], *map(as_cpu, args[1:])) if len(args) > 1 else (args[0], CPU)
-        elif function is torch.Tensor.to:
-            args = tuple(map(as_cpu, args))
+        if function in (torch.Tensor.to, torch.Tensor.cpu):
+            named = map(as_cpu, args[1:]) if function is torch.Tensor.to else [CPU]
+            function, args = torch.Tensor.to, (args[0], *named)
+            kwargs["copy"] = kwargs.get("copy", False) or not same
         elif function is torch.Tensor.cuda:
             function, args = torch.Tensor.clone, args[:1]
         result = function(*args, **kwargs)
@@ -223,6 +222,6 @@ def device_of_result(function, args, kwargs, pretending) -> torch.device:
     if function in (torch.Tensor.to, torch.Tensor.type_as):
         named = [as_device(x) for x in args[1:] if as_device(x) is not None]
         return named[0] if named else as_device(args[0])
-    if function in (torch.Tensor.copy_, torch.Tensor.__setitem__, torch.Tensor.__getitem__):
+    if function in MAY_MIX and args and isinstance(args[0], torch.Tensor):
         return as_device(args[0])
     return CUDA if pretending else CPU
