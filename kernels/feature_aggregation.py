@@ -364,6 +364,7 @@ def feature_aggregation(
     fused = pair.new_empty(*pair.shape[:3], channels)
     offset = conv2d(pair, offset1_weight, offset1_bias, count, to_offsets=True)
     deform(doubled, offset, align_weight, fused.flatten(1, 2).mT, crop)
+    del low, pair, doubled, crop, offset  # room for the next offsets
     offset = conv2d(fused, offset2_weight, offset2_bias, count, to_offsets=True)
     deform(fused.flatten(1, 2).mT, offset, attend_weight, out.flatten(2), None)
     return out
