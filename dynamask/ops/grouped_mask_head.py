@@ -51,8 +51,9 @@ def grouped_mask_head(
 
     Returns:
         Ragged masks of the dtype of ``x``, in the order of the RoIs. On a GPU there is room for N
-        masks of the largest size in ``values``; what stands after the last mask has no meaning. A
-        label out of range gives zeros there, and a state out of range a mask of no size.
+        masks of the largest size in ``values``, as there is for features of every size on the way;
+        what stands after the last mask has no meaning. A label out of range gives zeros there, and
+        a state out of range a mask of no size.
 
     Raises:
         TypeError: if a dtype does not fit.
