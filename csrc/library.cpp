@@ -35,6 +35,10 @@ STABLE_TORCH_LIBRARY(dynamask, m) {
       "int sampling_ratio, bool aligned, str level_rule, float canonical_scale, "
       "int canonical_level) -> Tensor");
   m.def(
+      "multiscale_roi_align_sizes(Tensor[] features, Tensor boxes, SymInt[] output_sizes, "
+      "float[] scales, int sampling_ratio, bool aligned, str level_rule, float canonical_scale, "
+      "int canonical_level) -> Tensor[]");
+  m.def(
       "multiscale_roi_align_backward(Tensor grad, Tensor boxes, SymInt batch, SymInt[] sizes, "
       "float[] scales, int sampling_ratio, bool aligned, str level_rule, float canonical_scale, "
       "int canonical_level, bool channels_last, bool deterministic) -> Tensor[]");

@@ -23,6 +23,22 @@ Tensor multiscale_roi_align(const std::vector<Tensor>& features, const Tensor& b
       .forward(features, boxes, output_size[0], output_size[1]);
 }
 
+// The heights and widths of several outputs -> one output each.
+std::vector<Tensor> multiscale_roi_align_sizes(const std::vector<Tensor>& features,
+                                               const Tensor& boxes,
+                                               const std::vector<int64_t>& output_sizes,
+                                               const std::vector<double>& scales,
+                                               int64_t sampling_ratio, bool aligned,
+                                               const std::string& level_rule,
+                                               double canonical_scale, int64_t canonical_level) {
+  const auto pooling =
+      of_pyramid(scales, sampling_ratio, aligned, level_rule, canonical_scale, canonical_level);
+  std::vector<Tensor> pooled;
+  for (size_t k = 0; k < output_sizes.size(); k += 2)
+    pooled.push_back(pooling.forward(features, boxes, output_sizes[k], output_sizes[k + 1]));
+  return pooled;
+}
+
 std::vector<Tensor> multiscale_roi_align_backward(const Tensor& grad, const Tensor& boxes,
                                                   int64_t batch, const std::vector<int64_t>& sizes,
                                                   const std::vector<double>& scales,
@@ -38,6 +54,7 @@ std::vector<Tensor> multiscale_roi_align_backward(const Tensor& grad, const Tens
 
 STABLE_TORCH_LIBRARY_IMPL(dynamask, CPU, m) {
   m.impl("multiscale_roi_align", TORCH_BOX(&multiscale_roi_align));
+  m.impl("multiscale_roi_align_sizes", TORCH_BOX(&multiscale_roi_align_sizes));
   m.impl("multiscale_roi_align_backward", TORCH_BOX(&multiscale_roi_align_backward));
 }
 

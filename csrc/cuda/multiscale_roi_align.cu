@@ -19,7 +19,18 @@ Tensor multiscale_roi_align(const std::vector<Tensor>& features, const Tensor& b
                             const std::string& level_rule, double canonical_scale,
                             int64_t canonical_level) {
   return of_pyramid(scales, sampling_ratio, aligned, level_rule, canonical_scale, canonical_level)
-      .forward(features, boxes, output_size[0], output_size[1]);
+      .forward(features, boxes, output_size)[0];
+}
+
+std::vector<Tensor> multiscale_roi_align_sizes(const std::vector<Tensor>& features,
+                                               const Tensor& boxes,
+                                               const std::vector<int64_t>& output_sizes,
+                                               const std::vector<double>& scales,
+                                               int64_t sampling_ratio, bool aligned,
+                                               const std::string& level_rule,
+                                               double canonical_scale, int64_t canonical_level) {
+  return of_pyramid(scales, sampling_ratio, aligned, level_rule, canonical_scale, canonical_level)
+      .forward(features, boxes, output_sizes);
 }
 
 std::vector<Tensor> multiscale_roi_align_backward(const Tensor& grad, const Tensor& boxes,
@@ -37,6 +48,7 @@ std::vector<Tensor> multiscale_roi_align_backward(const Tensor& grad, const Tens
 
 STABLE_TORCH_LIBRARY_IMPL(dynamask, CUDA, m) {
   m.impl("multiscale_roi_align", TORCH_BOX(&multiscale_roi_align));
+  m.impl("multiscale_roi_align_sizes", TORCH_BOX(&multiscale_roi_align_sizes));
   m.impl("multiscale_roi_align_backward", TORCH_BOX(&multiscale_roi_align_backward));
 }
 

@@ -5,12 +5,10 @@ namespace {
 
 template <typename T>
 RoiPooling<T> as_kernels_see_it(const PyramidPooling& pooling, const Tensor& boxes, int64_t batch,
-                                int64_t channels, int64_t height, int64_t width,
-                                const std::vector<int64_t>& sizes) {
+                                int64_t channels, const std::vector<int64_t>& sizes) {
   RoiPooling<T> a{};
   a.boxes = boxes.const_data_ptr<T>();
   a.rois = boxes.size(0), a.batch = batch, a.channels = channels;
-  a.bins_y = height, a.bins_x = width;
   a.sampling_ratio = pooling.sampling_ratio, a.aligned = pooling.aligned, a.rule = pooling.rule;
   const auto levels = static_cast<int64_t>(pooling.scales.size());
   STD_TORCH_CHECK(levels <= kMaxLevels, "multiscale_roi_align: expected at most ", kMaxLevels,
@@ -26,6 +24,7 @@ template <typename T>
 struct Gradients {
   const Device& device;
   const RoiPooling<T>& pooling;
+  const Bins bins;
   const Tensor& grad;
   bool rows;
 
@@ -33,7 +32,7 @@ struct Gradients {
   void add_freely(const std::vector<Tensor>& maps) const {
     Maps<T> to{};
     for (size_t l = 0; l < maps.size(); ++l) to.level[l] = maps[l].mutable_data_ptr<T>();
-    launch_roi_align_backward(device.stream, pooling, static_cast<const S*>(grad.data_ptr()),
+    launch_roi_align_backward(device.stream, pooling, bins, static_cast<const S*>(grad.data_ptr()),
                               FreeSums<T>{}, to, rows);
   }
 
@@ -42,14 +41,15 @@ struct Gradients {
     const S* from = static_cast<const S*>(grad.data_ptr());
     const auto largest = torch::stable::new_zeros(grad, {1}, sum_dtype(grad));
     largest_magnitude(device.stream, from, grad.numel(), largest.mutable_data_ptr<T>());
-    const FixedSums<T> sums{largest.const_data_ptr<T>(), 1, bits_of_fixed_sums(pooling)};
+    const FixedSums<T> sums{largest.const_data_ptr<T>(), 1,
+                            bits_of_fixed_sums(pooling.rois * bins.y * bins.x)};
     std::vector<Tensor> whole;
     Maps<unsigned long long> to{};
     for (size_t l = 0; l < maps.size(); ++l) {
       whole.push_back(torch::stable::new_zeros(grad, {maps[l].numel()}, ScalarType::Long));
       to.level[l] = reinterpret_cast<unsigned long long*>(whole[l].mutable_data_ptr<int64_t>());
     }
-    launch_roi_align_backward(device.stream, pooling, from, sums, to, rows);
+    launch_roi_align_backward(device.stream, pooling, bins, from, sums, to, rows);
     for (size_t l = 0; l < maps.size(); ++l)
       from_fixed_sums(device.stream, to.level[l], maps[l].numel(), sums,
                       maps[l].mutable_data_ptr<T>());
@@ -58,8 +58,9 @@ struct Gradients {
 
 }  // namespace
 
-Tensor PyramidPooling::forward(const std::vector<Tensor>& features_, const Tensor& boxes_,
-                               int64_t height, int64_t width) const {
+std::vector<Tensor> PyramidPooling::forward(const std::vector<Tensor>& features_,
+                                            const Tensor& boxes_,
+                                            const std::vector<int64_t>& output_sizes) const {
   const Tensor& first = features_[0];
   const Device device(first);
   const bool rows = is_channels_last(first);
@@ -70,21 +71,26 @@ Tensor PyramidPooling::forward(const std::vector<Tensor>& features_, const Tenso
     sizes.insert(sizes.end(), {f.size(2), f.size(3)});
   }
   const auto boxes = contiguous(to(boxes_, sum_dtype(first)));
-  const int64_t channels = first.size(1);
-  const auto out =
-      empty_maps(first, {boxes.size(0), channels, height, width}, first.scalar_type(), rows);
-  if (out.numel() == 0) return out;
+  const int64_t rois = boxes.size(0), channels = first.size(1);
+  STD_TORCH_CHECK(output_sizes.size() <= 2 * kMaxOutputs, "multiscale_roi_align: expected at most ",
+                  kMaxOutputs, " sizes, got ", output_sizes.size() / 2);
+  std::vector<Tensor> outs;
+  for (size_t k = 0; k < output_sizes.size(); k += 2)
+    outs.push_back(empty_maps(first, {rois, channels, output_sizes[k], output_sizes[k + 1]},
+                              first.scalar_type(), rows));
   with_storage_type(first, [&](auto s, auto t) {
     using S = decltype(s);
     using T = decltype(t);
-    const auto a =
-        as_kernels_see_it<T>(*this, boxes, first.size(0), channels, height, width, sizes);
+    const auto a = as_kernels_see_it<T>(*this, boxes, first.size(0), channels, sizes);
     Maps<const S> maps{};
     for (size_t l = 0; l < features.size(); ++l)
       maps.level[l] = static_cast<const S*>(features[l].data_ptr());
-    launch_roi_align(device.stream, a, maps, static_cast<S*>(out.data_ptr()), rows);
+    PooledOutputs<S> to{};
+    for (const Tensor& out : outs)
+      if (out.numel() > 0) to.add({out.size(2), out.size(3)}, static_cast<S*>(out.data_ptr()));
+    launch_roi_align(device.stream, a, maps, to, rows);
   });
-  return out;
+  return outs;
 }
 
 std::vector<Tensor> PyramidPooling::backward(const Tensor& grad_, const Tensor& boxes_,
@@ -105,9 +111,8 @@ std::vector<Tensor> PyramidPooling::backward(const Tensor& grad_, const Tensor& 
     with_storage_type(grad, [&](auto s, auto t) {
       using S = decltype(s);
       using T = decltype(t);
-      const auto a =
-          as_kernels_see_it<T>(*this, boxes, batch, channels, grad.size(2), grad.size(3), sizes);
-      const Gradients<T> gradients{device, a, grad, channels_last};
+      const auto a = as_kernels_see_it<T>(*this, boxes, batch, channels, sizes);
+      const Gradients<T> gradients{device, a, {grad.size(2), grad.size(3)}, grad, channels_last};
       if (deterministic)
         gradients.template add_in_any_order<S>(maps);
       else

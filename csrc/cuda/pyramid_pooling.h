@@ -16,10 +16,10 @@ struct PyramidPooling {
   bool aligned;
   LevelRule rule;
 
-  // features: [N, C, H, W] of each level, boxes [R, 5] -> [R, C, height, width]; channels_last if
-  // the first map is.
-  Tensor forward(const std::vector<Tensor>& features, const Tensor& boxes, int64_t height,
-                 int64_t width) const;
+  // features: [N, C, H, W] of each level, boxes [R, 5], the height and width of each output ->
+  // [R, C, height, width] of each, in one launch; channels_last if the first map is.
+  std::vector<Tensor> forward(const std::vector<Tensor>& features, const Tensor& boxes,
+                              const std::vector<int64_t>& output_sizes) const;
 
   // grad [R, C, height, width], sizes (H, W) of each level -> [N, C, H, W] of each level, the same
   // bits every time if `deterministic`.

@@ -10,8 +10,7 @@ PyramidPooling of_one_map(double scale, int64_t sampling_ratio, bool aligned) {
 
 Tensor roi_align(const Tensor& input, const Tensor& boxes, const std::vector<int64_t>& output_size,
                  double spatial_scale, int64_t sampling_ratio, bool aligned) {
-  return of_one_map(spatial_scale, sampling_ratio, aligned)
-      .forward({input}, boxes, output_size[0], output_size[1]);
+  return of_one_map(spatial_scale, sampling_ratio, aligned).forward({input}, boxes, output_size)[0];
 }
 
 Tensor roi_align_backward(const Tensor& grad, const Tensor& boxes,

@@ -13,14 +13,19 @@
 namespace dynamask::cuda {
 
 constexpr int kMaxLevels = 8;
+constexpr int kMaxOutputs = 8;
 constexpr int kPoolThreads = 256;
 
-// A pyramid, boxes on it and the bins they are cut into. T is the type of the geometry and sums.
+// How many bins a box is cut into.
+struct Bins {
+  int64_t y, x;
+};
+
+// A pyramid and boxes on it. T is the type of the geometry and sums.
 template <typename T>
 struct RoiPooling {
   const T* boxes;  // [R, 5]
   int64_t rois, batch, channels;
-  int64_t bins_y, bins_x;
   int64_t sampling_ratio;
   bool aligned;
   LevelRule rule;
@@ -34,19 +39,32 @@ struct Maps {
   S* level[kMaxLevels];
 };
 
+// Pooled features [R, C, bins.y, bins.x] of several sizes, and the block after the last of each.
+template <typename S>
+struct PooledOutputs {
+  int64_t count;
+  Bins bins[kMaxOutputs];
+  S* out[kMaxOutputs];
+  int64_t end[kMaxOutputs];
+
+  void add(const Bins& size, S* to) { bins[count] = size, out[count] = to, ++count; }
+};
+
 // What one thread works on: a bin of a RoI, and kCount channels of it. With the channels innermost
 // ("rows") neighbouring threads take neighbouring channels, else neighbouring bins.
 template <typename T, int kCount, bool kRows>
 struct PoolingItem {
+  Bins bins;
   int64_t roi, bin_y, bin_x, channel;
   int64_t level = -1, image;
   RoiAxis<T> y, x;
 
-  DYNAMASK_HOST_DEVICE PoolingItem(const RoiPooling<T>& a, int64_t i) {
+  DYNAMASK_HOST_DEVICE PoolingItem(const RoiPooling<T>& a, const Bins& bins, int64_t i)
+      : bins(bins) {
     const int64_t packs = a.channels / kCount;
     if (kRows) channel = i % packs * kCount, i /= packs;
-    bin_x = i % a.bins_x, i /= a.bins_x;
-    bin_y = i % a.bins_y, i /= a.bins_y;
+    bin_x = i % bins.x, i /= bins.x;
+    bin_y = i % bins.y, i /= bins.y;
     if (!kRows) channel = i % packs * kCount, i /= packs;
     roi = i;
     const T* box = a.boxes + 5 * roi;
@@ -54,8 +72,8 @@ struct PoolingItem {
     if (image < 0) return;
     level = a.rule.level_of(box[3] - box[1], box[4] - box[2]);
     if (level < 0) return;
-    y = axis(a, box[2], box[4], a.bins_y, a.heights[level]);
-    x = axis(a, box[1], box[3], a.bins_x, a.widths[level]);
+    y = axis(a, box[2], box[4], bins.y, a.heights[level]);
+    x = axis(a, box[1], box[3], bins.x, a.widths[level]);
   }
 
   // Where the channels lie at the first pixel of the map, how far the next pixel and row are.
@@ -68,8 +86,8 @@ struct PoolingItem {
   }
   // Where they lie in [R, C, bins_y, bins_x].
   DYNAMASK_HOST_DEVICE int64_t bin(const RoiPooling<T>& a) const {
-    return kRows ? ((roi * a.bins_y + bin_y) * a.bins_x + bin_x) * a.channels + channel
-                 : ((roi * a.channels + channel) * a.bins_y + bin_y) * a.bins_x + bin_x;
+    return kRows ? ((roi * bins.y + bin_y) * bins.x + bin_x) * a.channels + channel
+                 : ((roi * a.channels + channel) * bins.y + bin_y) * bins.x + bin_x;
   }
 
   DYNAMASK_HOST_DEVICE bool has_samples() const { return level >= 0 && y.grid > 0 && x.grid > 0; }
@@ -98,19 +116,23 @@ struct PoolingItem {
 };
 
 template <typename T>
-DYNAMASK_HOST_DEVICE int64_t pooling_items(const RoiPooling<T>& a, int count) {
-  return a.rois * a.bins_y * a.bins_x * (a.channels / count);
+DYNAMASK_HOST_DEVICE int64_t pooling_items(const RoiPooling<T>& a, const Bins& bins, int count) {
+  return a.rois * bins.y * bins.x * (a.channels / count);
 }
 
-// A thread owns a bin of a RoI and kCount channels, 16 bytes if they are innermost. Bound by the
-// L1 and L2 reads of the pixels under the boxes.
+// A thread owns a bin of a RoI and kCount channels, 16 bytes if they are innermost; a block belongs
+// to one size of output. Bound by the L1 and L2 reads of the pixels under the boxes.
 template <typename S, typename T, int kCount, bool kRows>
 __global__ void roi_align_forward_kernel(const __grid_constant__ RoiPooling<T> a,
-                                         const __grid_constant__ Maps<const S> maps, S* out) {
+                                         const __grid_constant__ Maps<const S> maps,
+                                         const __grid_constant__ PooledOutputs<S> to) {
   using Numbers = Pack<S, kCount>;
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= pooling_items(a, kCount)) return;
-  const PoolingItem<T, kCount, kRows> item(a, i);
+  int k = 0;
+  while (blockIdx.x >= to.end[k]) ++k;
+  const int64_t block = blockIdx.x - (k > 0 ? to.end[k - 1] : 0);
+  const int64_t i = block * blockDim.x + threadIdx.x;
+  if (i >= pooling_items(a, to.bins[k], kCount)) return;
+  const PoolingItem<T, kCount, kRows> item(a, to.bins[k], i);
   T sum[kCount] = {};
   if (item.has_samples()) {
     const S* map = maps.level[item.level];
@@ -121,19 +143,19 @@ __global__ void roi_align_forward_kernel(const __grid_constant__ RoiPooling<T> a
   }
   Numbers y;
   for (int c = 0; c < kCount; ++c) y.value[c] = narrow<S>(sum[c]);
-  *reinterpret_cast<Numbers*>(out + item.bin(a)) = y;
+  *reinterpret_cast<Numbers*>(to.out[k] + item.bin(a)) = y;
 }
 
 // A thread owns a bin of a RoI and kCount channels, and adds their gradient to every pixel of the
 // bin. Bound by atomic additions in the L2.
 template <typename S, typename T, int kCount, bool kRows, typename Sums>
-__global__ void roi_align_backward_kernel(const __grid_constant__ RoiPooling<T> a, const S* grad,
-                                          Sums sums,
+__global__ void roi_align_backward_kernel(const __grid_constant__ RoiPooling<T> a, Bins bins,
+                                          const S* grad, Sums sums,
                                           const __grid_constant__ Maps<typename Sums::Sum> maps) {
   using Numbers = Pack<S, kCount>;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= pooling_items(a, kCount)) return;
-  const PoolingItem<T, kCount, kRows> item(a, i);
+  if (i >= pooling_items(a, bins, kCount)) return;
+  const PoolingItem<T, kCount, kRows> item(a, bins, i);
   if (!item.has_samples()) return;
   const Numbers g = *reinterpret_cast<const Numbers*>(grad + item.bin(a));
   auto* map = maps.level[item.level];
@@ -145,55 +167,45 @@ __global__ void roi_align_backward_kernel(const __grid_constant__ RoiPooling<T> 
   });
 }
 
-// Whether 16 bytes of channels can be moved at once.
-template <typename S>
+// Whether kCount channels can be moved at once.
+template <int kCount, typename S>
 bool fits_packs(const S* data, int64_t channels) {
-  return channels % (16 / sizeof(S)) == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0;
+  return channels % kCount == 0 && reinterpret_cast<uintptr_t>(data) % sizeof(Pack<S, kCount>) == 0;
 }
 
-// features -> out [R, C, bins_y, bins_x]; all with the channels innermost, or none.
+// features -> outputs; all with the channels innermost, or none.
 template <typename S, typename T>
-void launch_roi_align(Stream stream, const RoiPooling<T>& a, const Maps<const S>& maps, S* out,
-                      bool rows) {
+void launch_roi_align(Stream stream, const RoiPooling<T>& a, const Maps<const S>& maps,
+                      PooledOutputs<S> to, bool rows) {
   constexpr int kWide = 16 / sizeof(S);
-  bool wide = rows && fits_packs(out, a.channels);
+  bool wide = rows;
+  for (int64_t k = 0; k < to.count; ++k) wide = wide && fits_packs<kWide>(to.out[k], a.channels);
   for (int64_t l = 0; l < a.rule.num_levels; ++l)
-    wide = wide && fits_packs(maps.level[l], a.channels);
-  const auto blocks = [&](int count) {
-    return dim3(ceil_divide(pooling_items(a, count), kPoolThreads));
-  };
-  if (wide)
-    launch(stream, blocks(kWide), kPoolThreads, roi_align_forward_kernel<S, T, kWide, true>, a,
-           maps, out);
-  else if (rows)
-    launch(stream, blocks(1), kPoolThreads, roi_align_forward_kernel<S, T, 1, true>, a, maps, out);
-  else
-    launch(stream, blocks(1), kPoolThreads, roi_align_forward_kernel<S, T, 1, false>, a, maps, out);
+    wide = wide && fits_packs<kWide>(maps.level[l], a.channels);
+  int64_t blocks = 0;
+  for (int64_t k = 0; k < to.count; ++k) {
+    blocks += ceil_divide(pooling_items(a, to.bins[k], wide ? kWide : 1), kPoolThreads);
+    to.end[k] = blocks;
+  }
+  if (blocks == 0) return;
+  const auto kernel = wide   ? roi_align_forward_kernel<S, T, kWide, true>
+                      : rows ? roi_align_forward_kernel<S, T, 1, true>
+                             : roi_align_forward_kernel<S, T, 1, false>;
+  launch(stream, blocks, kPoolThreads, kernel, a, maps, to);
 }
 
-// grad [R, C, bins_y, bins_x] is added to the maps, which start as zeros.
+// grad [R, C, bins.y, bins.x] is added to the maps, which start as zeros.
 template <typename S, typename T, typename Sums>
-void launch_roi_align_backward(Stream stream, const RoiPooling<T>& a, const S* grad,
-                               const Sums& sums, const Maps<typename Sums::Sum>& maps, bool rows) {
-  const bool wide = rows && a.channels % 4 == 0 && reinterpret_cast<uintptr_t>(grad) % 16 == 0;
-  const auto blocks = [&](int count) {
-    return dim3(ceil_divide(pooling_items(a, count), kPoolThreads));
-  };
-  if (wide)
-    launch(stream, blocks(4), kPoolThreads, roi_align_backward_kernel<S, T, 4, true, Sums>, a, grad,
-           sums, maps);
-  else if (rows)
-    launch(stream, blocks(1), kPoolThreads, roi_align_backward_kernel<S, T, 1, true, Sums>, a, grad,
-           sums, maps);
-  else
-    launch(stream, blocks(1), kPoolThreads, roi_align_backward_kernel<S, T, 1, false, Sums>, a,
-           grad, sums, maps);
-}
-
-// A pixel gets at most one term from each bin.
-template <typename T>
-int bits_of_fixed_sums(const RoiPooling<T>& a) {
-  return bits_of_fixed_sums(a.rois * a.bins_y * a.bins_x);
+void launch_roi_align_backward(Stream stream, const RoiPooling<T>& a, const Bins& bins,
+                               const S* grad, const Sums& sums,
+                               const Maps<typename Sums::Sum>& maps, bool rows) {
+  const bool wide = rows && fits_packs<4>(grad, a.channels);
+  const int64_t blocks = ceil_divide(pooling_items(a, bins, wide ? 4 : 1), kPoolThreads);
+  if (blocks == 0) return;
+  const auto kernel = wide   ? roi_align_backward_kernel<S, T, 4, true, Sums>
+                      : rows ? roi_align_backward_kernel<S, T, 1, true, Sums>
+                             : roi_align_backward_kernel<S, T, 1, false, Sums>;
+  launch(stream, blocks, kPoolThreads, kernel, a, bins, grad, sums, maps);
 }
 
 }  // namespace dynamask::cuda

@@ -6,8 +6,8 @@ namespace {
 
 using namespace dynamask::cuda;
 
-// Reads a pyramid and boxes, writes the pooled features, or with `deterministic` 0 or 1 the
-// gradients of the maps from those of the output.
+// Reads a pyramid and boxes, writes the pooled features of every size, or with `deterministic` 0 or
+// 1 the gradients of the maps from those of the output.
 template <typename S, typename T>
 void run(hostcuda::Input& in, hostcuda::Output& out) {
   const bool rows = in.number();
@@ -17,7 +17,9 @@ void run(hostcuda::Input& in, hostcuda::Output& out) {
   const auto sizes = in.array<int64_t>();  // H, W of each level
   RoiPooling<T> a{};
   a.boxes = boxes.data(), a.rois = boxes.size() / 5;
-  a.batch = in.number(), a.channels = in.number(), a.bins_y = in.number(), a.bins_x = in.number();
+  a.batch = in.number(), a.channels = in.number();
+  const auto output_sizes = in.array<int64_t>();  // bins along y and x of each
+  const Bins bins{output_sizes[0], output_sizes[1]};
   a.sampling_ratio = in.number(), a.aligned = in.number();
   const bool is_detectron2 = in.number();
   const int64_t levels = scales.size();
@@ -31,9 +33,14 @@ void run(hostcuda::Input& in, hostcuda::Output& out) {
     Maps<const S> maps{};
     for (int64_t l = 0; l < levels; ++l) features.push_back(in.array<S>());
     for (int64_t l = 0; l < levels; ++l) maps.level[l] = features[l].data();
-    std::vector<S> pooled(a.rois * a.channels * a.bins_y * a.bins_x);
-    launch_roi_align(Stream{}, a, maps, pooled.data(), rows);
-    out.array(pooled);
+    std::vector<std::vector<S>> pooled;
+    PooledOutputs<S> to{};
+    for (size_t k = 0; k < output_sizes.size(); k += 2)
+      pooled.emplace_back(a.rois * a.channels * output_sizes[k] * output_sizes[k + 1]);
+    for (size_t k = 0; k < pooled.size(); ++k)
+      to.add({output_sizes[2 * k], output_sizes[2 * k + 1]}, pooled[k].data());
+    launch_roi_align(Stream{}, a, maps, to, rows);
+    for (const auto& of_size : pooled) out.array(of_size);
     return;
   }
   const auto grad = in.array<S>();
@@ -42,7 +49,7 @@ void run(hostcuda::Input& in, hostcuda::Output& out) {
     Maps<T> maps{};
     for (int64_t l = 0; l < levels; ++l) sums.emplace_back(numel(l));
     for (int64_t l = 0; l < levels; ++l) maps.level[l] = sums[l].data();
-    launch_roi_align_backward(Stream{}, a, grad.data(), FreeSums<T>{}, maps, rows);
+    launch_roi_align_backward(Stream{}, a, bins, grad.data(), FreeSums<T>{}, maps, rows);
     for (const auto& map : sums) out.array(map);
     return;
   }
@@ -52,8 +59,8 @@ void run(hostcuda::Input& in, hostcuda::Output& out) {
   for (int64_t l = 0; l < levels; ++l) maps.level[l] = sums[l].data();
   T largest = 0;
   largest_magnitude({}, grad.data(), static_cast<int64_t>(grad.size()), &largest);
-  const FixedSums<T> fixed{&largest, 1, bits_of_fixed_sums(a)};
-  launch_roi_align_backward(Stream{}, a, grad.data(), fixed, maps, rows);
+  const FixedSums<T> fixed{&largest, 1, bits_of_fixed_sums(a.rois * bins.y * bins.x)};
+  launch_roi_align_backward(Stream{}, a, bins, grad.data(), fixed, maps, rows);
   for (const auto& map : sums) {
     std::vector<T> values(map.size());
     from_fixed_sums({}, map.data(), static_cast<int64_t>(map.size()), fixed, values.data());

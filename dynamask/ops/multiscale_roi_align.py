@@ -1,4 +1,5 @@
 from itertools import pairwise
+from typing import overload
 
 import torch
 from torch import Tensor, nn
@@ -7,8 +8,10 @@ from dynamask.ops._check import check_device, check_dims, check_float, check_siz
 from dynamask.ops._rois import as_pair, as_rois, is_channels_last, new_empty
 
 LEVEL_RULES = ("torchvision", "detectron2")
+MOST_SIZES = 8
 
 
+@overload
 def multiscale_roi_align(
     features: list[Tensor],
     boxes: Tensor | list[Tensor],
@@ -17,10 +20,35 @@ def multiscale_roi_align(
     sampling_ratio: int = -1,
     aligned: bool = False,
     *,
+    level_rule: str = ...,
+    canonical_scale: float = ...,
+    canonical_level: int = ...,
+) -> Tensor: ...
+@overload
+def multiscale_roi_align(
+    features: list[Tensor],
+    boxes: Tensor | list[Tensor],
+    output_size: list[int] | list[tuple[int, int]],
+    scales: list[float],
+    sampling_ratio: int = -1,
+    aligned: bool = False,
+    *,
+    level_rule: str = ...,
+    canonical_scale: float = ...,
+    canonical_level: int = ...,
+) -> list[Tensor]: ...
+def multiscale_roi_align(
+    features: list[Tensor],
+    boxes: Tensor | list[Tensor],
+    output_size: int | tuple[int, int] | list[int] | list[tuple[int, int]],
+    scales: list[float],
+    sampling_ratio: int = -1,
+    aligned: bool = False,
+    *,
     level_rule: str = "torchvision",
     canonical_scale: float = 224.0,
     canonical_level: int = 4,
-) -> Tensor:
+) -> Tensor | list[Tensor]:
     """:func:`roi_align` over a feature pyramid: each box is cut out of the map of its size.
 
     A box of side s = sqrt(width * height) belongs on level floor(canonical_level +
@@ -33,7 +61,8 @@ def multiscale_roi_align(
             channels_last is the fast layout, and the output is channels_last if the first map is.
         boxes: [R, 5] of (image, x1, y1, x2, y2), or one [L, 4] of (x1, y1, x2, y2) for each image;
             corners in pixels of the image, of any floating dtype.
-        output_size: (height, width) of the output, or one number for both.
+        output_size: (height, width) of the output, or one number for both; or a list of up to 8
+            such sizes, pooled together: on a GPU in one launch.
         scales: Pixels of each map per pixel of the image, each half of the one before.
         sampling_ratio: Samples per bin and axis; 0 or less for as many as the bin has pixels.
         aligned: Whether boxes are moved by -1/2 pixel; see :func:`roi_align`.
@@ -43,7 +72,8 @@ def multiscale_roi_align(
         canonical_level: The level with stride 2^canonical_level.
 
     Returns:
-        [R, C, height, width] of the features' dtype. A box with a coordinate that is not finite, or
+        [R, C, height, width] of the features' dtype; for a list of sizes a list, each output the
+        same bits as if it had been asked for alone. A box with a coordinate that is not finite, or
         of negative area, gives zeros and gets no gradient back. Gradients go to ``features`` only,
         and are the same bits for any number of threads.
 
@@ -73,17 +103,14 @@ def multiscale_roi_align(
     if not canonical_scale > 0:
         raise ValueError(f"{op}: expected canonical_scale > 0, got {canonical_scale}")
     rois = as_rois(op, boxes, features[0])
-    return torch.ops.dynamask.multiscale_roi_align(
-        features,
-        rois,
-        as_pair(op, output_size),
-        scales,
-        sampling_ratio,
-        aligned,
-        level_rule,
-        canonical_scale,
-        canonical_level,
-    )
+    options = (scales, sampling_ratio, aligned, level_rule, canonical_scale, canonical_level)
+    if not isinstance(output_size, list):
+        size = as_pair(op, output_size)
+        return torch.ops.dynamask.multiscale_roi_align(features, rois, size, *options)
+    if len(output_size) > MOST_SIZES:
+        raise ValueError(f"{op}: expected at most {MOST_SIZES} sizes, got {len(output_size)}")
+    sizes = [length for size in output_size for length in as_pair(op, size)]
+    return torch.ops.dynamask.multiscale_roi_align_sizes(features, rois, sizes, *options)
 
 
 def _scale(map_height: int, image_height: int) -> float:
@@ -188,6 +215,13 @@ def _(features, boxes, output_size, *options):
     return new_empty(features[0], size, is_channels_last(features[0]))
 
 
+@torch.library.register_fake("dynamask::multiscale_roi_align_sizes")
+def _(features, boxes, output_sizes, *options):
+    n, c, rows = boxes.shape[0], features[0].shape[1], is_channels_last(features[0])
+    heights_and_widths = zip(output_sizes[::2], output_sizes[1::2])
+    return [new_empty(features[0], [n, c, h, w], rows) for h, w in heights_and_widths]
+
+
 @torch.library.register_fake("dynamask::multiscale_roi_align_backward")
 def _(grad, boxes, batch, sizes, scales, *options):
     heights_and_widths = zip(sizes[::2], sizes[1::2])
@@ -213,6 +247,12 @@ def _backward(ctx, grad):
     return grad_features, *[None] * 8
 
 
+def _backward_of_sizes(ctx, grads):
+    of_each = [_backward(ctx, grad)[0] for grad in grads]
+    of_levels = [sum(level[1:], level[0]) for level in zip(*of_each)]
+    return of_levels, *[None] * 8
+
+
 # linear in the features, so the gradient of its gradient is the operator itself
 def _setup_double(ctx, inputs, output):
     grad, boxes, _, _, *options, _, _ = inputs
@@ -228,6 +268,9 @@ def _double_backward(ctx, grads):
 
 torch.library.register_autograd(
     "dynamask::multiscale_roi_align", _backward, setup_context=_setup_context
+)
+torch.library.register_autograd(
+    "dynamask::multiscale_roi_align_sizes", _backward_of_sizes, setup_context=_setup_context
 )
 torch.library.register_autograd(
     "dynamask::multiscale_roi_align_backward", _double_backward, setup_context=_setup_double

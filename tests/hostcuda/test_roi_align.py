@@ -45,18 +45,21 @@ def arguments(maps, boxes, bins, sampling_ratio, aligned, rule, rows, backward=0
     return (
         *(DTYPES.index(dtype), int(rows), backward, deterministic),
         *(boxes.to(wide), torch.tensor(SCALES[: len(maps)], dtype=wide), sizes),
-        *(*maps[0].shape[:2], *bins, sampling_ratio, int(aligned), int(rule == "detectron2")),
+        *(*maps[0].shape[:2], torch.tensor(bins), sampling_ratio),
+        *(int(aligned), int(rule == "detectron2")),
     )
 
 
-def pool(driver, maps, boxes, bins, *options, rows):
-    given = arguments(maps, boxes, bins, *options, rows)
-    shape = [len(boxes), *bins, maps[0].shape[1]] if rows else [len(boxes), maps[0].shape[1], *bins]
-    like = torch.zeros(shape, dtype=maps[0].dtype)
-    data = driver.run(*given, *(numbers(x, rows) for x in maps))
-    (out,) = split(data, [like.view(torch.int16) if like.element_size() == 2 else like])
-    out = out.view(like.dtype)
-    return out.permute(0, 3, 1, 2) if rows else out
+def pool(driver, maps, boxes, sizes, *options, rows):
+    """The pooled features of every size, from one launch."""
+    n, c, dtype = len(boxes), maps[0].shape[1], maps[0].dtype
+    given = arguments(maps, boxes, sizes, *options, rows)
+    shapes = [(n, h, w, c) if rows else (n, c, h, w) for h, w in sizes]
+    like = [numbers(torch.zeros(shape, dtype=dtype), False) for shape in shapes]
+    outs = [
+        x.view(dtype) for x in split(driver.run(*given, *(numbers(x, rows) for x in maps)), like)
+    ]
+    return [x.permute(0, 3, 1, 2) if rows else x for x in outs]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -68,15 +71,15 @@ def test_matches_reference(hostcuda, dtype):
         (3, 3, True, 2, False, "torchvision"),
         (1, 3, False, -1, False, "torchvision"),
     ):
-        maps, bins = pyramid(channels, dtype, levels), (3, 2)
-
+        maps, sizes = pyramid(channels, dtype, levels), [(3, 2), (5, 5)]
         options = (sampling_ratio, aligned)
         level = {"level_rule": rule}
         scales = SCALES[:levels]
-        exact = reference([x.double() for x in maps], BOXES, bins, scales, *options, **level)
-        plain = reference(maps, BOXES.to(wide), bins, scales, *options, **level)
-        got = pool(driver, maps, BOXES, bins, *options, rule, rows=rows)
-        assert_as_accurate(got, exact, plain)
+        got = pool(driver, maps, BOXES, sizes, *options, rule, rows=rows)
+        for size, pooled in zip(sizes, got):
+            exact = reference([x.double() for x in maps], BOXES, size, scales, *options, **level)
+            plain = reference(maps, BOXES.to(wide), size, scales, *options, **level)
+            assert_as_accurate(pooled, exact, plain)
 
 
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
@@ -114,4 +117,4 @@ def test_a_read_outside_is_caught(hostcuda):
     driver = hostcuda("roi_align", "memory", {**FEW, **fault})
     maps = pyramid(4, torch.float32, 3)
     with pytest.raises(SanitizerError, match="heap-buffer-overflow"):
-        pool(driver, maps, BOXES, (3, 2), -1, True, "detectron2", rows=True)
+        pool(driver, maps, BOXES, [(3, 2)], -1, True, "detectron2", rows=True)

@@ -159,6 +159,10 @@ SAMPLES = {
             *([1 / 4, 1 / 8, 1 / 16], 2, False, "torchvision", 224.0, 4, True, True),
         ),
     ),
+    "multiscale_roi_align_sizes": Sample(
+        ops.multiscale_roi_align,
+        lambda n: (_pyramid(), _rois(n), [7, 14], [1 / 4, 1 / 8, 1 / 16], 2),
+    ),
     "nms": Sample(ops.nms, lambda n: (*_scored(n), 0.5), static=False),
     "paste_masks": Sample(ops.paste_masks, lambda n: (torch.rand(n, 14, 14), _boxes(n), (64, 64))),
     "paste_masks_packed": Sample(kernels.paste_masks_packed, _pasted, static=False),

@@ -221,12 +221,43 @@ def test_only_some_maps_need_a_gradient():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_several_sizes_are_the_same_bits_as_each_alone(dtype, layout):
+    features = [x.requires_grad_() for x in pyramid(2, 16, 64, 128, dtype, layout)]
+    args = (SCALES, 2, True)
+    boxes, sizes = boxes_of_all_sizes(2, 9, 64, 128), [(2, 3), (7, 7), (1, 5)]
+    together = multiscale_roi_align(features, boxes, sizes, *args)
+    alone = [multiscale_roi_align(features, boxes, size, *args) for size in sizes]
+    for pooled, one in zip(together, alone, strict=True):
+        assert torch.equal(pooled, one)
+        assert pooled.stride() == one.stride()
+    assert multiscale_roi_align(features, boxes, [], *args) == []
+    assert [x.shape[2] for x in multiscale_roi_align(features, boxes, [1, 4], *args)] == [1, 4]
+    if dtype != torch.float64:  # where sums of sums are rounded twice
+        return
+    grads = [torch.randn_like(x) for x in alone]
+    expected = torch.autograd.grad(alone, features, grads)
+    for got, wanted in zip(torch.autograd.grad(together, features, grads), expected):
+        torch.testing.assert_close(got, wanted)
+    only = torch.autograd.grad(
+        multiscale_roi_align(features, boxes, sizes, *args)[1].sum(), features
+    )
+    wanted = torch.autograd.grad(multiscale_roi_align(features, boxes, 7, *args).sum(), features)
+    for got, one in zip(only, wanted):
+        torch.testing.assert_close(got, one)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_registration(layout):
     features = [x.requires_grad_() for x in pyramid(2, 3, 32, 64, layout=layout)]
     boxes = boxes_of_all_sizes(2, 6, 32, 64)
     options = (SCALES, 2, True, "torchvision", 32.0, 4)
     assert_op_is_registered(
         torch.ops.dynamask.multiscale_roi_align.default, (features, boxes, [2, 3], *options)
+    )
+    assert_op_is_registered(
+        torch.ops.dynamask.multiscale_roi_align_sizes.default,
+        (features, boxes, [2, 3, 1, 4], *options),
     )
     sizes = [size for x in features for size in x.shape[2:]]
     last = layout == torch.channels_last
