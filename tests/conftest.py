@@ -33,8 +33,8 @@ def pytest_ignore_collect(collection_path, config):
 
 def pytest_generate_tests(metafunc):
     """Operator tests take CUDA for their device where it is asked for."""
-    folder = metafunc.definition.path.parent.name
-    if folder not in ("ops", "gpu") or metafunc.definition.get_closest_marker("cpu_only"):
+    folder, marker = metafunc.definition.path.parent.name, metafunc.definition.get_closest_marker
+    if (folder != "ops" and not marker("gpu")) or marker("cpu_only"):
         return
     option = metafunc.config.option
     if option.pretend_cuda:

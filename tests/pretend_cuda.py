@@ -62,6 +62,8 @@ class PretendCuda(TorchFunctionMode):
             CUDAGraph=PretendGraph,
             graph=self.graph,
             set_sync_debug_mode=self.set_sync_debug_mode,
+            graph_pool_handle=lambda: None,
+            device=lambda device: nullcontext(),
             Stream=mock.MagicMock,
             stream=lambda stream: nullcontext(),
             current_stream=mock.MagicMock,
@@ -83,7 +85,7 @@ class PretendCuda(TorchFunctionMode):
         self.may_wait = mode != "error"
 
     @contextmanager
-    def graph(self, graph: "PretendGraph"):
+    def graph(self, graph: "PretendGraph", pool: Any = None):
         """A capture, which here runs what it records."""
         self.may_wait, self.recording = False, graph.calls
         try:

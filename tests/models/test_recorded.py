@@ -17,7 +17,8 @@ SIZES = [(90, 120), (96, 100)]  # padded to one size
 
 def images(seed=0, sizes=SIZES, device="cpu"):
     random = torch.Generator().manual_seed(seed)
-    return [torch.rand(3, *size, generator=random).to(device) for size in sizes]
+    made = [torch.rand(3, *size, generator=random, device="cpu") for size in sizes]
+    return [image.to(device) for image in made]
 
 
 @torch.no_grad()
@@ -25,7 +26,8 @@ def a_model(**options):
     """An untrained model that finds something in about half of its slots."""
     torch.manual_seed(1)
     model = dynamask_tiny(5, score_threshold=0.0, **options).eval()
-    scores = torch.cat([found.scores for found in model(images())])
+    found = model(images(device=next(model.parameters()).device))
+    scores = torch.cat([of_image.scores for of_image in found])
     model.postprocess = replace(model.postprocess, score_threshold=scores.median().item())
     return model
 
@@ -81,7 +83,7 @@ def test_needs_a_gpu():
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_replays_what_the_detector_does(dtype):
-    model = a_model().cuda().fused(dtype)
+    model = a_model().fused(dtype)
     recorded = RecordedDetector(model, kept=1)
     other_size = [(150, 120), (96, 200)]
     with torch.no_grad():
