@@ -18,6 +18,7 @@ OPERATORS = {
     "class_logits": "class_logits",
     "grouped_mask_head": "grouped_mask_head",
     "deform_conv2d": "deform_conv2d",
+    "deform_conv2d_backward": "deform_conv2d_backward",
     "feature_aggregation": "feature_aggregation",
     "mask_edge_loss": "mask_edge_loss",
     "mask_edge_loss_backward": "mask_edge_loss",

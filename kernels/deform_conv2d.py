@@ -13,6 +13,14 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # there a product of bf
 
 
 @triton.jit
+def tile_pixels(tile, out_pixels, PIXELS: tl.constexpr):
+    # The images of the pixels of a tile, and which pixels of those they are.
+    first = tl.cast(tile, tl.int64) * PIXELS
+    q = (first % out_pixels).to(tl.int32) + tl.arange(0, PIXELS)
+    return first // out_pixels + q // out_pixels, q % out_pixels
+
+
+@triton.jit
 def sample_positions(offset, plane, base_y, base_x, height, width, exists):
     # Where one tap of each pixel reads: between rows y and y + 1, columns x and x + 1, (fy, fx) in
     # [0, 1) below and right of (y, x). A position outside (-1, H) x (-1, W), or one that is no
@@ -47,30 +55,10 @@ def load_channels(pixels, channels, exists, inside, WHOLE: tl.constexpr):
 
 @triton.jit
 def sampled_columns(
-    k,
-    input,
-    offset,
-    mask,
-    n,
-    images,
-    base_y,
-    base_x,
-    height,
-    width,
-    input_pixel,
-    offset_plane,
-    mask_plane,
-    group_channel,
-    segment,
-    steps,
-    offset_channels,
-    dilation_y,
-    dilation_x,
-    TAPS: tl.constexpr,
-    KERNEL_WIDTH: tl.constexpr,
-    WHOLE: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):
+    k, input, offset, mask, n, images, base_y, base_x, height, width, input_pixel, offset_plane,
+    mask_plane, group_channel, segment, steps, offset_channels, dilation_y, dilation_x,
+    TAPS: tl.constexpr, KERNEL_WIDTH: tl.constexpr, WHOLE: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
     # Step k of the sum: [PIXELS, CHANNELS] of the input where one tap reads it. Taps are
     # innermost: neighbours find the channels they share in the L1. After the last step, zeros.
     slabs = tl.cdiv(segment, CHANNELS)
@@ -107,69 +95,30 @@ def sampled_columns(
 
 @triton.jit
 def deform_conv2d_kernel(
-    input,
-    offset,
-    mask,
-    weight,
-    bias,
-    residual,
-    out,
-    count,
-    batch,
-    height,
-    width,
-    out_pixels,
-    out_width,
-    channels,
-    segment,
-    offset_channels,
-    out_channels,
-    input_image,
-    input_pixel,
-    offset_image,
-    offset_plane,
-    offset_pixel,
-    mask_image,
-    mask_plane,
-    mask_pixel,
-    out_image,
-    out_channel,
-    out_pixel,
-    residual_image,
-    residual_channel,
-    residual_pixel,
-    stride_y,
-    stride_x,
-    padding_y,
-    padding_x,
-    dilation_y,
-    dilation_x,
-    TAPS: tl.constexpr,
-    KERNEL_WIDTH: tl.constexpr,
-    RELU: tl.constexpr,
-    WHOLE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    INTERPRETED: tl.constexpr,
-    PIXELS: tl.constexpr,
-    OUT: tl.constexpr,
+    input, offset, mask, weight, bias, residual, out, count,
+    batch, height, width, out_pixels, out_width,
+    channels, segment, offset_channels, out_channels,
+    input_image, input_pixel, offset_image, offset_plane, offset_pixel,
+    mask_image, mask_plane, mask_pixel,
+    out_image, out_channel, out_pixel, residual_image, residual_channel, residual_pixel,
+    stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
+    TAPS: tl.constexpr, KERNEL_WIDTH: tl.constexpr, RELU: tl.constexpr, WHOLE: tl.constexpr,
+    PRECISION: tl.constexpr, INTERPRETED: tl.constexpr, PIXELS: tl.constexpr, OUT: tl.constexpr,
     CHANNELS: tl.constexpr,
-):
+):  # fmt: skip
     # A program owns PIXELS output pixels, of one image or several, and OUT channels of one weight
     # group. Bound by the tensor cores at many channels, by the L1 reads of the four neighbours at
     # few.
     blocks = tl.cdiv(out_channels, OUT)
     group = tl.program_id(1) // blocks
     o = tl.program_id(1) % blocks * OUT + tl.arange(0, OUT)
-    first = tl.program_id(0).to(tl.int64) * PIXELS
-    first_image = first // out_pixels
+    tile = tl.program_id(0)
     images = batch
     if count is not None:
         images = tl.minimum(images, tl.load(count))
-    if first_image >= images:
+    if tile.to(tl.int64) * PIXELS >= images * out_pixels.to(tl.int64):
         return
-    q = (first % out_pixels).to(tl.int32) + tl.arange(0, PIXELS)
-    n = first_image + q // out_pixels
-    q = q % out_pixels
+    n, q = tile_pixels(tile, out_pixels, PIXELS)
     exists = n < images
     base_y = q // out_width * stride_y - padding_y
     base_x = q % out_width * stride_x - padding_x

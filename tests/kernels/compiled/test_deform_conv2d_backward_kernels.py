@@ -1,0 +1,87 @@
+import pytest
+
+from .conftest import CAPABILITIES
+from .test_deform_conv2d import DTYPES, STAGES
+
+kernels = pytest.importorskip("dynamask.kernels.deform_conv2d_backward_kernels")
+
+ONES = ("stride_y", "stride_x", "padding_y", "padding_x", "dilation_y", "dilation_x")
+DIVISIBLE = (
+    *("grad", "input", "offset", "weight", "grad_input", "grad_offset", "sums", "out_pixels"),
+    *("channels", "segment", "offset_channels", "out_channels"),
+    *("grad_image", "grad_pixel", "input_image", "input_pixel", "grad_input_image"),
+    *("grad_input_pixel", "offset_image", "offset_plane", "grad_offset_image"),
+    "grad_offset_plane",
+)
+RUNS = [*((c, "bf16") for c in STAGES), (256, "fp32")]
+
+
+def build(compiled, kernel, sizes, dtype, capability, types, absent, constants):
+    """Compiles for tensors whose channels are innermost, and offsets whose pixels are."""
+    names = kernel.arg_names
+    strides = [f"{x}_{y}" for x in absent for y in ("image", "plane", "pixel")]
+    constants = {
+        **{n: x for n, x in sizes.items() if n in names},
+        **{"TAPS": 9, "KERNEL_WIDTH": 3, "WHOLE": True, "PRECISION": "ieee"},
+        **{"INTERPRETED": False, "offset_pixel": 1, "grad_offset_pixel": 1},
+        **dict.fromkeys(absent),
+        **dict.fromkeys(strides, 0),
+        **dict.fromkeys(ONES, 1),
+        **constants,
+    }
+    constants = {n: x for n, x in constants.items() if n in names}
+    features = dict.fromkeys(("grad", "input", "weight"), f"*{dtype}")
+    types = {**features, "offset": "*fp32", "grad_offset": "*fp32", **types}
+    signature = {n: types.get(n, "i32") for n in names if n not in constants}
+    divisible = [n for n in DIVISIBLE if n in signature]
+    options = {n: x for n, x in sizes.items() if n not in names}
+    return compiled(kernel, signature, constants, capability, divisible=divisible, **options)
+
+
+def check(found, dtype, capability):
+    assert found.spilled == 0
+    assert found.registers <= 192
+    assert found.shared <= (163 if capability == 80 else 227) * 1024
+    assert found.wide_loads > 0
+    assert found.mma > 0 or dtype == "fp32"
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize(("channels", "dtype"), RUNS)
+def test_resources_of_the_data_kernel(compiled, channels, dtype, capability):
+    sizes = kernels.data_block_sizes(DTYPES[dtype], channels, channels)
+    kernel = kernels.deform_conv2d_backward_data_kernel
+    absent = ("mask", "grad_mask", "per_unit")
+    blocks = channels // sizes["OUT"]
+    constants = {"OUT_BLOCKS": blocks, "RESIDENT": blocks == 1}
+    types = {"grad_input": "*fp32"}
+    check(
+        build(compiled, kernel, sizes, dtype, capability, types, absent, constants),
+        dtype,
+        capability,
+    )
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_whole_numbers_compile(compiled, capability):
+    sizes = kernels.data_block_sizes(DTYPES["bf16"], 256, 256)
+    kernel = kernels.deform_conv2d_backward_data_kernel
+    types = {"grad_input": "*i64", "per_unit": "*fp64"}
+    constants = {"OUT_BLOCKS": 1, "RESIDENT": True}
+    absent = ("mask", "grad_mask")
+    found = build(compiled, kernel, sizes, "bf16", capability, types, absent, constants)
+    assert found.registers <= 192
+    assert found.mma > 0
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize(("channels", "dtype"), RUNS)
+def test_resources_of_the_weight_kernel(compiled, channels, dtype, capability):
+    sizes = kernels.weight_block_sizes(DTYPES[dtype], channels, channels)
+    kernel = kernels.deform_conv2d_backward_weight_kernel
+    types = {"sums": "*fp32"}
+    check(
+        build(compiled, kernel, sizes, dtype, capability, types, ("mask",), {"groups": 1}),
+        dtype,
+        capability,
+    )
