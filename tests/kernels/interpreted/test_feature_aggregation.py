@@ -10,7 +10,7 @@ kernels = pytest.importorskip("dynamask.kernels.feature_aggregation")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 CASES = {
     # N, C, C', height, width of the RoI features, groups
-    "one group": (9, 24, 16, 2, 2, 1),
+    "one group": (11, 24, 16, 2, 2, 1),
     "two groups": (1, 16, 32, 3, 5, 2),
     "odd channels": (2, 41, 24, 2, 3, 1),
     "odd groups": (1, 6, 27, 1, 3, 3),
@@ -28,7 +28,8 @@ def guarded(t):
 
 
 def some_boxes(n):
-    """On the level, half off it, far off it, turned round, of no numbers, of no image."""
+    """On the level, half off it, far off it, turned round, of no numbers, of no image, of points
+    where the level just ends."""
     boxes = torch.rand(n, 5) * 60
     boxes[:, 3:] += 40
     boxes[:, 0] = torch.arange(n) % 2
@@ -42,9 +43,11 @@ def some_boxes(n):
             [-1, 5, 5, 60, 60],
             [torch.nan, 5, 5, 60, 60],
             [0, 5, 5, torch.inf, 60],
+            [1, 108, 76, 108, 76],
+            [0, -4, -4, -4, -4],
         ]
     )
-    boxes[1:9] = strange[: max(n - 1, 0)]
+    boxes[1:11] = strange[: max(n - 1, 0)]
     return boxes
 
 
