@@ -18,7 +18,7 @@ test: $(VENV)/installed
 	OMP_NUM_THREADS=1 DYNAMASK_SIMD=baseline $(BIN)/python -m pytest -q -n auto tests/ops
 	OMP_NUM_THREADS=1 DYNAMASK_SIMD=avx2 $(BIN)/python -m pytest -q -n auto tests/ops
 	OMP_NUM_THREADS=1 DYNAMASK_SIMD=avx512 $(BIN)/python -m pytest -q -n auto tests/ops
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --pretend-cuda -k pretend tests/ops tests/gpu
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --pretend-cuda -k pretend tests
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/kernels
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto tests
 

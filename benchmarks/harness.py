@@ -16,6 +16,7 @@ too the maps were just written by the layer before.
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import time
@@ -205,11 +206,10 @@ def _timed(case: Case, seconds: float, run: Rounds) -> dict[str, Any]:
 def machine() -> dict[str, Any]:
     """Where and with what a results file was made."""
     gpu = torch.cuda.get_device_name() if on_gpu() else None
-    commit = subprocess.run(
-        ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
+    commit = os.environ.get("COMMIT", "")  # for a copy without git
+    if not commit and shutil.which("git"):
+        describe = ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty"]
+        commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip()
     return {
         "device": gpu or "cpu",
         "cpu": cpu_name(),

@@ -23,7 +23,7 @@ TARGETS = (
     Target(15, "mask_edge_loss | * own class | * | * | torch ops*"),
     Target(5, "bucket_rois | dispatch * | * | * | *"),
     Target(4, "dynamic_mask_head | * as a CUDA graph | * | * | *"),
-    Target(2, "model | * | bfloat16 | * | torchvision* under autocast*"),
+    Target(2, "model | *, recorded | bfloat16 | * | torchvision* under autocast*"),
 )
 SHARE_OF_FLOOR = 0.45  # of a convolution of the same shape, for deform_conv2d forward at 256@14
 
