@@ -10,6 +10,7 @@ from dynamask.reference.grouped_mask_head import grouped_masks
 from dynamask.testing import assert_as_accurate
 
 from ...ops import grouped_inputs as whole
+from ..in_triton import InTriton
 
 triton = pytest.importorskip("triton")
 kernels = pytest.importorskip("dynamask.kernels.grouped_mask_head")
@@ -87,8 +88,6 @@ def test_nothing_is_read_or_written_for_what_is_out_of_range():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_stages_and_exits_together(dtype):
     """The public function with every operator in Triton; rows that no RoI gets to are NaN."""
-    from ..compiled.absent_gpu import InTriton
-
     args = whole.inputs([0, 2, 1], dtype, channels=32)
     with InTriton():
         masks = grouped_mask_head(*args)
