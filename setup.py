@@ -80,7 +80,7 @@ class CMakeBuild(build_ext):
             )
         output = Path(self.get_ext_fullpath("dynamask._C")).resolve().parent
         (output / "_C_cuda.so").unlink(missing_ok=True)  # of an earlier build, perhaps with CUDA
-        build = Path(self.build_temp).resolve()
+        build = Path(os.environ.get("DYNAMASK_BUILD") or self.build_temp).resolve()
         options = [
             "-DCMAKE_BUILD_TYPE=Release",
             f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",

@@ -69,11 +69,13 @@ def plan(device: str, benchmarks: Sequence[str], seconds: float) -> list[Step]:
     pytest += ["--continue-on-collection-errors"]  # where a package is missing
     on_gpu = [*pytest, "-m", "gpu"]
     once = [*on_gpu, "-k", "float32", "tests/gpu/test_once.py"]
-    build = {"TORCH_CUDA_ARCH_LIST": architecture(), "DYNAMASK_CUDA": "1"}
+    build = {"DYNAMASK_BUILD": str(FOLDER / "native")}
+    if device == "cuda":
+        build |= {"TORCH_CUDA_ARCH_LIST": architecture(), "DYNAMASK_CUDA": "1"}
     in_parallel = ["-n", str(max(1, min(8, (os.cpu_count() or 2) // 2)))] if has_xdist() else []
     measured = [*pytest, *benchmarks, "--device", device, "--seconds", str(seconds), "--write"]
     return [
-        Step("build", [*pip, "-v", "-e", "."], 180, build if device == "cuda" else {}),
+        Step("build", [*pip, "-v", "-e", "."], 180, build),
         Step("test", [*on_gpu, *in_parallel, "--maxfail=100", "--durations=15", "tests"], 170),
         # what serves where Triton is missing, which otherwise sees fp64 alone
         Step("fallback", [*on_gpu, *in_parallel, *of_triton()], 90, {"DYNAMASK_TRITON": "0"}),

@@ -1,14 +1,12 @@
 """Devices: `pytest` runs everything on the CPU, `pytest -m gpu` the operators on CUDA."""
 
 import os
-from pathlib import Path
 
 import pytest
 import torch
 
 # Tests of torch.compile, opcheck, gradcheck and autocast.
 BELOW = ("test_compiles", "test_registration", "test_gradcheck", "test_runs_under_autocast")
-GPU_TESTS = Path(__file__).parent / "gpu"
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products
 
@@ -25,10 +23,12 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:.*does not have a deterministic impl")
 
 
-def pytest_ignore_collect(collection_path, config):
+def pytest_collection_modifyitems(config, items):
     """What only a GPU can show is left out where none is asked for."""
-    asked = "gpu" in config.option.markexpr or config.option.pretend_cuda
-    return True if collection_path == GPU_TESTS and not asked else None
+    if "gpu" not in config.option.markexpr and not config.option.pretend_cuda:
+        left_out = [item for item in items if item.get_closest_marker("gpu")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
 
 
 def pytest_generate_tests(metafunc):
