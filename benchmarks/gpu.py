@@ -62,18 +62,19 @@ class Outcome:
         return f"{self.name:10} {self.word:10} {self.seconds:5.0f} s  {self.note}".rstrip()
 
 
-def plan(device: str, benchmarks: Sequence[str], seconds: float) -> list[Step]:
-    """The steps, for a device "cuda" or "cpu"."""
+def plan(capability: str | None, benchmarks: Sequence[str], seconds: float) -> list[Step]:
+    """The steps for a GPU of a compute capability, or for the CPU."""
     pip = [PYTHON, "-m", "pip", "install", "--no-index", "--no-deps", "--no-build-isolation"]
     pytest = [PYTHON, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"]
     pytest += ["--continue-on-collection-errors"]  # where a package is missing
     on_gpu = [*pytest, "-m", "gpu"]
     once = [*on_gpu, "-k", "float32", "tests/gpu/test_once.py"]
     build = {"DYNAMASK_BUILD": str(FOLDER / "native")}
-    if device == "cuda":
-        build |= {"TORCH_CUDA_ARCH_LIST": architecture(), "DYNAMASK_CUDA": "1"}
+    if capability:
+        build |= {"TORCH_CUDA_ARCH_LIST": capability, "DYNAMASK_CUDA": "1"}
     in_parallel = ["-n", str(max(1, min(8, (os.cpu_count() or 2) // 2)))] if has_xdist() else []
-    measured = [*pytest, *benchmarks, "--device", device, "--seconds", str(seconds), "--write"]
+    where = ["--device", "cuda", "--write"] if capability else ["--device", "cpu"]
+    measured = [*pytest, *benchmarks, *where, "--seconds", str(seconds)]
     return [
         Step("build", [*pip, "-v", "-e", "."], 180, build),
         Step("test", [*on_gpu, *in_parallel, "--maxfail=100", "--durations=15", "tests"], 170),
@@ -124,11 +125,11 @@ def find_sanitizer() -> str | None:
     return None
 
 
-def architecture() -> str:
-    """The compute capability of the GPU, such as "9.0"; where there is none, of a Hopper."""
+def compute_capability() -> str | None:
+    """Of the GPU that torch finds, such as "9.0"; None if it finds none."""
     code = "import torch; print('%d.%d' % torch.cuda.get_device_capability())"
     asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    return asked.stdout.strip() or "9.0"
+    return asked.stdout.strip() or None
 
 
 def make_environment() -> None:
@@ -238,10 +239,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = given.steps.split(",")
     if unknown := set(wanted) - set(STEPS):
         parser.error(f"expected steps of {', '.join(STEPS)}, got {', '.join(sorted(unknown))}")
+    capability = compute_capability() if given.device == "cuda" else None
+    if given.device == "cuda" and capability is None:
+        parser.error("torch finds no GPU here; --device cpu tries everything without one")
     start = time.time()
     FOLDER.mkdir(parents=True, exist_ok=True)
     make_environment()
-    steps = plan(given.device, given.bench, given.seconds)
+    steps = plan(capability, given.bench, given.seconds)
     outcomes = go_through([step for step in steps if step.name in wanted], given.minutes)
     print("\n" + "\n".join(map(str, outcomes)))
     if os.environ.get("OUT"):

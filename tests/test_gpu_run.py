@@ -54,11 +54,14 @@ def test_all_steps_share_the_time():
 
 def test_the_plan(monkeypatch):
     monkeypatch.setattr(gpu, "find_sanitizer", lambda: None)
-    steps = {step.name: step for step in gpu.plan("cuda", ["benchmarks"], 0.2)}
+    steps = {step.name: step for step in gpu.plan("9.0", ["benchmarks"], 0.2)}
     assert tuple(steps) == gpu.STEPS
     assert steps["build"].variables["DYNAMASK_CUDA"] == "1"
     assert steps["racecheck"].why_not == "compute-sanitizer is not installed"
-    assert steps["bench"].command[-5:-3] == ["--device", "cuda"]
+    assert steps["build"].variables["TORCH_CUDA_ARCH_LIST"] == "9.0"
+    assert steps["bench"].command[-5:-2] == ["--device", "cuda", "--write"]
+    (*_, without_a_gpu) = gpu.plan(None, ["benchmarks"], 0.2)
+    assert "--write" not in without_a_gpu.command
     for path in (part for step in steps.values() for part in step.command if "/" in part):
         assert path == gpu.PYTHON or (gpu.ROOT / path).exists(), path
 
@@ -97,3 +100,10 @@ def test_refuses_an_unknown_step(steps, capsys):
     with pytest.raises(SystemExit):
         gpu.main(["--steps", steps])
     assert "expected steps of build, test" in capsys.readouterr().err
+
+
+def test_says_that_there_is_no_gpu(monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "compute_capability", lambda: None)
+    with pytest.raises(SystemExit):
+        gpu.main([])
+    assert "torch finds no GPU here; --device cpu tries" in capsys.readouterr().err
