@@ -30,6 +30,7 @@ class Step:
 
     def __init__(self, side, classes, dtype=torch.float32):
         self.side, self.classes, self.dtype = side, classes, dtype
+        self.name = f"{side}@{side}"
 
     @cached_property
     def targets(self):
@@ -77,10 +78,47 @@ class Step:
             torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance * 1e-3)
 
 
+class AllSizes:
+    """The losses and gradients of all mask sizes, as DynaMask trains: one call, or one per size."""
+
+    def __init__(self, dtype):
+        self.name, self.classes, self.dtype = "14 to 112", 1, dtype
+
+    @cached_property
+    def steps(self):
+        return [Step(side, 1, self.dtype) for side in (14, 28, 56, 112)]
+
+    @cached_property
+    def lists(self):
+        """Logits of masks, their targets, logits of edges and theirs, of every size."""
+        logits = [[step.all_logits[k] for step in self.steps] for k in range(2)]
+        targets = [[step.targets[k] for step in self.steps] for k in range(2)]
+        return logits[0], targets[0], logits[1], targets[1]
+
+    def run(self, losses):
+        logits = [*self.lists[0], *self.lists[2]]
+        return torch.autograd.grad(sum(loss.sum() for loss in losses), logits)
+
+    def ours_of_all(self):
+        return self.run(mask_edge_loss(*self.lists))
+
+    def baseline(self):
+        labels, weights = self.steps[0].targets[2], torch.ones(ROIS)
+        return self.run([x for one in zip(*self.lists) for x in by_torch(*one, labels, weights)])
+
+    def floor_of_all(self):
+        return [torch.zeros_like(x) for step in self.steps for x in step.all_logits]
+
+    def check(self, ours):
+        tolerance = 1e-5 if self.dtype == torch.float32 else 1e-2
+        for got, expected in zip(ours(), self.baseline()):
+            torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance * 1e-3)
+
+
 def case(step, name, ours, floor):
     return Case(
         op="mask_edge_loss",
-        case=f"N={ROIS} {step.side}@{step.side} {name}",
+        case=f"N={ROIS} {step.name} {name}",
         ours=ours,
         baseline=step.baseline,
         baseline_name="torch ops" + (" on 80 classes" if step.classes > 1 else ""),
@@ -100,6 +138,9 @@ def cases():
         for dtype in (torch.float32, torch.bfloat16):
             step = Step(side, 1, dtype)
             yield case(step, "one class", step.ours_of_all, step.floor_of_all)
+    for dtype in (torch.float32, torch.bfloat16):
+        step = AllSizes(dtype)
+        yield case(step, "one call", step.ours_of_all, step.floor_of_all)
 
 
 @pytest.mark.parametrize("case", list(cases()), ids=str)

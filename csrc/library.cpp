@@ -66,12 +66,12 @@ STABLE_TORCH_LIBRARY(dynamask, m) {
   m.def("edge_targets(Tensor[] masks, bool union) -> Tensor[]");
   m.def("edge_targets_blocks(Tensor[] masks, int width) -> Tensor[]");
   m.def(
-      "mask_edge_loss(Tensor mask_logits, Tensor mask_targets, Tensor? edge_logits, "
-      "Tensor? edge_targets, Tensor? labels, bool needs_mask, bool needs_edge) "
-      "-> (Tensor, Tensor, Tensor, Tensor)");
+      "mask_edge_loss(Tensor[] mask_logits, Tensor[] mask_targets, Tensor[] edge_logits, "
+      "Tensor[] edge_targets, Tensor? labels, bool needs_mask, bool needs_edge) "
+      "-> (Tensor, Tensor, Tensor[], Tensor[])");
   m.def(
-      "mask_edge_loss_backward(Tensor grad, Tensor error, Tensor? labels, SymInt num_classes) "
-      "-> Tensor");
+      "mask_edge_loss_backward(Tensor[] grads, Tensor[] errors, Tensor? labels, "
+      "SymInt[] num_classes) -> Tensor[]");
   m.def("winograd_conv2d(Tensor input, Tensor weight, Tensor bias, bool relu) -> Tensor");
   m.def("winograd_conv2d_weight(Tensor weight) -> Tensor");
 }

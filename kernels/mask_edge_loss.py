@@ -1,4 +1,7 @@
-"""mask_edge_loss in Triton: the losses, and what their gradients need, in one pass."""
+"""mask_edge_loss in Triton: the losses of all sizes, and what their gradients need, in one pass."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import triton
@@ -12,13 +15,13 @@ PIXELS_PER_WARP = 256
 
 
 @triton.jit
-def class_of(labels, n, classes, HAS_CLASSES: tl.constexpr):
+def class_of(labels, n, CLASSES: tl.constexpr):
     """The class of a RoI, an int64, and whether there is such a class."""
-    if HAS_CLASSES:
+    if CLASSES > 1:
         label = tl.load(labels + n).to(tl.int64)
     else:
         label = n * 0
-    exists = (label >= 0) & (label < classes)
+    exists = (label >= 0) & (label < CLASSES)
     return tl.where(exists, label, 0), exists
 
 
@@ -27,35 +30,33 @@ def cross_entropy(
     n,
     logits,
     targets,
-    labels,
     losses,
     errors,
-    classes,
-    pixels,
-    width,
-    stride_n,
-    stride_k,
-    stride_y,
-    stride_x,
-    HAS_CLASSES: tl.constexpr,
-    EVEN: tl.constexpr,
+    labels,
+    LOSS_STRIDE: tl.constexpr,
+    CLASSES: tl.constexpr,
+    PIXELS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    STRIDE_N: tl.constexpr,
+    STRIDE_K: tl.constexpr,
+    STRIDE_Y: tl.constexpr,
+    STRIDE_X: tl.constexpr,
     NEEDS_ERROR: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Of one plane of logits; EVEN: its pixels are stride_x apart, also from row to row."""
-    label, exists = class_of(labels, n, classes, HAS_CLASSES)
-    plane = logits + n * stride_n + label * stride_k
-    first_pixel = n * pixels
+    """Of one plane of logits."""
+    label, exists = class_of(labels, n, CLASSES)
+    plane = logits + n * STRIDE_N + label * STRIDE_K
     total = tl.zeros((BLOCK,), tl.float32)
-    for first in range(0, pixels, BLOCK):
+    for first in range(0, PIXELS, BLOCK):
         p = first + tl.arange(0, BLOCK)
-        inside = p < pixels
-        if EVEN:
-            places = p.to(tl.int64) * stride_x
+        inside = p < PIXELS
+        if STRIDE_Y == WIDTH * STRIDE_X:
+            places = p.to(tl.int64) * STRIDE_X
         else:
-            places = (p // width).to(tl.int64) * stride_y + (p % width).to(tl.int64) * stride_x
+            places = (p // WIDTH).to(tl.int64) * STRIDE_Y + (p % WIDTH).to(tl.int64) * STRIDE_X
         x = tl.load(plane + places, mask=inside, other=0.0).to(tl.float32)
-        target = tl.load(targets + first_pixel + p, mask=inside, other=0).to(tl.float32)
+        target = tl.load(targets + n * PIXELS + p, mask=inside, other=0).to(tl.float32)
         # log(1 + e) without the rounding of 1 + e, after Kahan
         e = tl.exp(-tl.abs(x))
         u = 1.0 + e
@@ -65,192 +66,177 @@ def cross_entropy(
         if NEEDS_ERROR:
             error = tl.where(x >= 0.0, 1.0, e) / u - target
             error = tl.where(exists, error, 0.0).to(errors.dtype.element_ty)
-            tl.store(errors + first_pixel + p, error, mask=inside)
-    mean = tl.sum(total.to(tl.float64), 0) / pixels
-    tl.store(losses + n, tl.where(exists, mean, 0.0).to(tl.float32))
+            tl.store(errors + n * PIXELS + p, error, mask=inside)
+    mean = tl.sum(total.to(tl.float64), 0) / PIXELS
+    tl.store(losses + n * LOSS_STRIDE, tl.where(exists, mean, 0.0).to(tl.float32))
 
 
 @triton.jit
 def mask_edge_loss_kernel(
-    labels,
-    mask_logits,
-    mask_targets,
-    mask_losses,
-    mask_errors,
-    mask_classes,
-    mask_pixels,
-    mask_width,
-    mask_stride_n,
-    mask_stride_k,
-    mask_stride_y,
-    mask_stride_x,
-    edge_logits,
-    edge_targets,
-    edge_losses,
-    edge_errors,
-    edge_classes,
-    edge_pixels,
-    edge_width,
-    edge_stride_n,
-    edge_stride_k,
-    edge_stride_y,
-    edge_stride_x,
-    MASK_HAS_CLASSES: tl.constexpr,
-    MASK_EVEN: tl.constexpr,
-    NEEDS_MASK: tl.constexpr,
-    EDGE_HAS_CLASSES: tl.constexpr,
-    EDGE_EVEN: tl.constexpr,
-    NEEDS_EDGE: tl.constexpr,
-    BLOCK: tl.constexpr,
+    logits, targets, losses, errors, labels, PLANES: tl.constexpr, BLOCKS: tl.constexpr
 ):
-    # A program owns the mask, or the edge, of one RoI, and adds up its pixels in an order that
-    # depends on nothing but their number. Bound by memory: logits and targets are read once.
+    # A program owns the mask, or the edge, of one RoI in one size, and adds up its pixels in an
+    # order that depends on nothing but their number. Bound by memory: logits and targets are read
+    # once.
     n = tl.program_id(0).to(tl.int64)
-    if tl.program_id(1) == 0:
-        cross_entropy(
-            n,
-            mask_logits,
-            mask_targets,
-            labels,
-            mask_losses,
-            mask_errors,
-            mask_classes,
-            mask_pixels,
-            mask_width,
-            mask_stride_n,
-            mask_stride_k,
-            mask_stride_y,
-            mask_stride_x,
-            MASK_HAS_CLASSES,
-            MASK_EVEN,
-            NEEDS_MASK,
-            BLOCK,
-        )
-    else:
-        cross_entropy(
-            n,
-            edge_logits,
-            edge_targets,
-            labels,
-            edge_losses,
-            edge_errors,
-            edge_classes,
-            edge_pixels,
-            edge_width,
-            edge_stride_n,
-            edge_stride_k,
-            edge_stride_y,
-            edge_stride_x,
-            EDGE_HAS_CLASSES,
-            EDGE_EVEN,
-            NEEDS_EDGE,
-            BLOCK,
-        )
+    for k in tl.static_range(len(PLANES)):
+        if tl.program_id(1) == k:
+            cross_entropy(
+                n,
+                logits[k],
+                targets[k],
+                losses[k],
+                errors[k],
+                labels,
+                LOSS_STRIDE=PLANES[k][0],
+                CLASSES=PLANES[k][1],
+                PIXELS=PLANES[k][2],
+                WIDTH=PLANES[k][3],
+                STRIDE_N=PLANES[k][4],
+                STRIDE_K=PLANES[k][5],
+                STRIDE_Y=PLANES[k][6],
+                STRIDE_X=PLANES[k][7],
+                NEEDS_ERROR=PLANES[k][8],
+                BLOCK=BLOCKS[k],
+            )
 
 
 @triton.jit
-def mask_edge_loss_backward_kernel(
+def spread(
+    n,
     grad,
     errors,
     labels,
     out,
-    grad_stride,
-    classes,
-    pixels,
-    size,
-    HAS_CLASSES: tl.constexpr,
+    GRAD_STRIDE: tl.constexpr,
+    CLASSES: tl.constexpr,
+    PIXELS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    # A program owns BLOCK neighbouring numbers of one RoI's gradient [K, H, W], which is zero but
-    # in the plane of the RoI's class. Bound by memory: the gradient is written once.
-    n = tl.program_id(0).to(tl.int64)
-    label, exists = class_of(labels, n, classes, HAS_CLASSES)
+    """BLOCK neighbouring numbers of the gradient of one RoI's logits [K, H, W]."""
+    label, exists = class_of(labels, n, CLASSES)
     i = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    p = i - label * pixels
-    ours = (p >= 0) & (p < tl.where(exists, pixels, 0))
-    error = tl.load(errors + n * pixels + p, mask=ours, other=0.0).to(tl.float32)
-    scale = tl.load(grad + n * grad_stride).to(tl.float32) / pixels
+    p = i - label * PIXELS
+    ours = (p >= 0) & (p < tl.where(exists, PIXELS, 0))
+    error = tl.load(errors + n * PIXELS + p, mask=ours, other=0.0).to(tl.float32)
+    scale = tl.load(grad + n * GRAD_STRIDE).to(tl.float32) / PIXELS
     # where() keeps zeros zeros when the scale is not finite
-    value = tl.where(ours, error * scale, 0.0)
-    tl.store(out + n * size + i, value.to(out.dtype.element_ty), mask=i < size)
+    value = tl.where(ours, error * scale, 0.0).to(out.dtype.element_ty)
+    tl.store(out + n * CLASSES * PIXELS + i, value, mask=i < CLASSES * PIXELS)
+
+
+@triton.jit
+def mask_edge_loss_backward_kernel(
+    grads, errors, labels, out, PLANES: tl.constexpr, BLOCK: tl.constexpr
+):
+    # A program owns BLOCK neighbouring numbers of the gradient of one RoI's logits in one size,
+    # which is zero but in the plane of the RoI's class. Bound by memory: it is written once.
+    n = tl.program_id(0).to(tl.int64)
+    for k in tl.static_range(len(PLANES)):
+        if (tl.program_id(2) == k) & (tl.program_id(1) * BLOCK < PLANES[k][1] * PLANES[k][2]):
+            spread(
+                n,
+                grads[k],
+                errors[k],
+                labels,
+                out[k],
+                GRAD_STRIDE=PLANES[k][0],
+                CLASSES=PLANES[k][1],
+                PIXELS=PLANES[k][2],
+                BLOCK=BLOCK,
+            )
+
+
+class Plane(NamedTuple):
+    """What a kernel knows of the logits of masks or edges [N, H, W] or [N, K, H, W] of one size."""
+
+    loss_stride: int
+    classes: int
+    pixels: int
+    width: int
+    stride_n: int
+    stride_k: int
+    stride_y: int
+    stride_x: int
+    needs_error: bool
+
+    @staticmethod
+    def of(logits: Tensor, loss_stride: int, needs_error: bool) -> "Plane":
+        height, width = logits.shape[-2:]
+        classes, stride_k = (logits.shape[1], logits.stride(1)) if logits.dim() == 4 else (1, 0)
+        strides = (logits.stride(0), stride_k, *logits.stride()[-2:])
+        return Plane(loss_stride, classes, height * width, width, *strides, needs_error)
 
 
 def mask_edge_loss(
-    mask_logits: Tensor,
-    mask_targets: Tensor,
-    edge_logits: Tensor | None,
-    edge_targets: Tensor | None,
+    mask_logits: Sequence[Tensor],
+    mask_targets: Sequence[Tensor],
+    edge_logits: Sequence[Tensor],
+    edge_targets: Sequence[Tensor],
     labels: Tensor | None,
     needs_mask: bool,
     needs_edge: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
     """See :func:`dynamask.ops.mask_edge_loss`; a label out of range gives a loss of zero."""
-    n = mask_logits.shape[0]
-    planes = [_Plane(mask_logits, mask_targets, needs_mask)]
-    if edge_logits is not None and edge_targets is not None:
-        planes.append(_Plane(edge_logits, edge_targets, needs_edge))
-    mask, edge = planes[0], planes[-1]
-    block = _block(max(mask.pixels, edge.pixels))
+    n, masks, edges = mask_logits[0].shape[0], len(mask_logits), len(edge_logits)
+    of_masks = mask_logits[0].new_empty(n, masks, dtype=torch.float32)
+    of_edges = mask_logits[0].new_empty(n, edges, dtype=torch.float32)
+    mask_errors, edge_errors = (
+        [x.new_empty(n, *x.shape[-2:]) for x in logits] if needed else []
+        for logits, needed in ((mask_logits, needs_mask), (edge_logits, needs_edge))
+    )
+    logits = (*mask_logits, *edge_logits)
+    planes = [Plane.of(x, masks, needs_mask) for x in mask_logits]
+    planes += [Plane.of(x, edges, needs_edge) for x in edge_logits]
+    blocks = [_block(plane.pixels) for plane in planes]
     if n > 0:
         mask_edge_loss_kernel[(n, len(planes))](
-            mask_logits if labels is None else labels.contiguous(),
-            *mask.arguments,
-            *edge.arguments,
-            *mask.constants,
-            *edge.constants,
-            BLOCK=block,
-            num_warps=_warps(block),
+            logits,
+            tuple(_flat(targets) for targets in (*mask_targets, *edge_targets)),
+            (*of_masks.unbind(1), *of_edges.unbind(1)),
+            (*(mask_errors or mask_logits), *(edge_errors or edge_logits)),
+            of_masks if labels is None else labels.contiguous(),
+            PLANES=tuple(tuple(plane) for plane in planes),
+            BLOCKS=tuple(blocks),
+            num_warps=_warps(max(blocks)),
         )
-    if len(planes) == 1:
-        return mask.losses, mask.losses.new_empty(0), mask.errors, mask.errors.new_empty(0)
-    return mask.losses, edge.losses, mask.errors, edge.errors
+    return of_masks, of_edges, mask_errors, edge_errors
 
 
 def mask_edge_loss_backward(
-    grad: Tensor, error: Tensor, labels: Tensor | None, num_classes: int
-) -> Tensor:
-    """The gradient of logits [N, H, W], num_classes being 0, or [N, num_classes, H, W]."""
-    n, height, width = error.shape
-    classes = [num_classes] if num_classes > 0 else []
-    out = error.new_empty(n, *classes, height, width)
-    if out.numel() == 0:
-        return out
-    size = out[0].numel()
-    block = _block(size)
-    mask_edge_loss_backward_kernel[(n, triton.cdiv(size, block))](
-        grad,
-        error.contiguous(),
-        error if labels is None else labels.contiguous(),
-        out,
-        grad.stride(0),
-        max(1, num_classes),
-        height * width,
-        size,
-        HAS_CLASSES=num_classes > 1,
-        BLOCK=block,
-        num_warps=_warps(block),
-    )
+    grads: Sequence[Tensor],
+    errors: Sequence[Tensor],
+    labels: Tensor | None,
+    num_classes: Sequence[int],
+) -> list[Tensor]:
+    """The gradients of logits [N, H, W], where num_classes is 0, or [N, num_classes, H, W]."""
+    n = errors[0].shape[0]
+    out = [
+        error.new_empty(n, *([classes] if classes > 0 else []), *error.shape[1:])
+        for error, classes in zip(errors, num_classes)
+    ]
+    planes = [
+        (grad.stride(0), max(1, classes), error.shape[1] * error.shape[2])
+        for grad, error, classes in zip(grads, errors, num_classes)
+    ]
+    most = max(classes * pixels for _, classes, pixels in planes)
+    if n > 0 and most > 0:
+        block = _block(most)
+        mask_edge_loss_backward_kernel[(n, triton.cdiv(most, block), len(planes))](
+            tuple(grads),
+            tuple(error.contiguous() for error in errors),
+            grads[0] if labels is None else labels.contiguous(),
+            tuple(out),
+            PLANES=tuple(planes),
+            BLOCK=block,
+            num_warps=_warps(block),
+        )
     return out
 
 
-class _Plane:
-    """What a kernel is told about the logits of masks or of edges [N, H, W] or [N, K, H, W]."""
-
-    def __init__(self, logits: Tensor, targets: Tensor, needs_error: bool) -> None:
-        n, height, width = logits.shape[0], *logits.shape[-2:]
-        self.pixels = height * width
-        self.losses = logits.new_empty(n, dtype=torch.float32)
-        self.errors = logits.new_empty((n, height, width) if needs_error else 0)
-        classes = logits.shape[1] if logits.dim() == 4 else 1
-        targets = targets.contiguous()
-        targets = targets.view(torch.uint8) if targets.dtype == torch.bool else targets
-        stride_y, stride_x = logits.stride()[-2:]
-        stride_k = logits.stride(1) if logits.dim() == 4 else 0
-        tensors = (logits, targets, self.losses, self.errors)
-        strides = (logits.stride(0), stride_k, stride_y, stride_x)
-        self.arguments = (*tensors, classes, self.pixels, width, *strides)
-        is_even = stride_y == width * stride_x or height == 1
-        self.constants = (classes > 1, is_even, needs_error)
+def _flat(targets: Tensor) -> Tensor:
+    targets = targets.contiguous()
+    return targets.view(torch.uint8) if targets.dtype == torch.bool else targets
 
 
 def _block(numbers: int) -> int:

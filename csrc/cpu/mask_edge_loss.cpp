@@ -1,6 +1,8 @@
 #include "ops/mask_edge_loss.h"
 
 #include <algorithm>
+#include <type_traits>
+#include <vector>
 
 #include "cpu/scratch.h"
 #include "cpu/simd/mask_edge_loss.h"
@@ -71,10 +73,11 @@ int64_t rois_per_task(int64_t pixels) {
   return std::max<int64_t>(1, kPixelsPerTask / std::max<int64_t>(1, pixels));
 }
 
-// Targets are bytes or of type T; `errors` is null where none are wanted.
+// Targets are bytes or of type T; losses are `stride` apart; `errors` is null where none are
+// wanted.
 template <typename S, typename T>
 void losses_of(const Planes<S>& planes, const Classes& classes, const Tensor& targets,
-               const MaskEdgeLossShape& s, T* losses, S* errors) {
+               const MaskEdgeLossShape& s, T* losses, int64_t stride, S* errors) {
   const auto& kernel = simd::mask_edge_loss_kernels().of(S{});
   const int64_t pixels = s.height * s.width;
   const bool bytes = are_bytes(targets);
@@ -86,54 +89,71 @@ void losses_of(const Planes<S>& planes, const Classes& classes, const Tensor& ta
       S* error = errors ? errors + n * pixels : nullptr;
       const int64_t k = classes.of(n), first = n * pixels;
       if (!classes.has(k)) {
-        losses[n] = 0;
+        losses[n * stride] = 0;
         if (error) std::memset(static_cast<void*>(error), 0, pixels * sizeof(S));
         continue;
       }
       const S* logits = planes.of(n, k, scratch.data());
       const T sum = bytes ? kernel.of_bytes(logits, of_bytes + first, error, pixels)
                           : kernel.of_numbers(logits, of_numbers + first, error, pixels);
-      losses[n] = sum / T(pixels);
+      losses[n * stride] = sum / T(pixels);
     }
   });
 }
 
-// The losses [N], and the errors [N, H, W] or an empty tensor.
-std::tuple<Tensor, Tensor> cross_entropy(const Tensor& logits, const Tensor& targets_,
-                                         const std::optional<Tensor>& labels, bool needs_error) {
+struct Losses {
+  Tensor of_all;  // [N, M]
+  std::vector<Tensor> errors;
+};
+
+// One column of the losses [N, M], and the errors [N, H, W] if they are wanted.
+template <typename T>
+void cross_entropy(const Tensor& logits, const Tensor& targets_,
+                   const std::optional<Tensor>& labels, T* column, int64_t stride, Tensor* errors) {
   const auto s = shape_of(logits);
   const Classes classes(s, labels);
   const auto dtype = compute_dtype(logits);
   const auto targets = contiguous(are_bytes(targets_) ? targets_ : to(targets_, dtype));
   STD_TORCH_CHECK(targets.numel() == s.rois * s.height * s.width,
                   "mask_edge_loss: expected targets [N, S, S]");
-  auto losses = empty(logits, {s.rois}, dtype);
-  auto errors = needs_error ? empty(logits, {s.rois, s.height, s.width}, logits.scalar_type())
-                            : empty(logits, {0}, logits.scalar_type());
+  if (errors) *errors = empty(logits, {s.rois, s.height, s.width}, logits.scalar_type());
   with_stored_type(logits, [&](auto stored, auto zero) {
     using S = decltype(stored);
-    using T = decltype(zero);
-    losses_of<S, T>(Planes<S>(logits, s), classes, targets, s,
-                    losses.template mutable_data_ptr<T>(),
-                    needs_error ? static_cast<S*>(errors.mutable_data_ptr()) : nullptr);
+    if constexpr (std::is_same_v<decltype(zero), T>)
+      losses_of<S, T>(Planes<S>(logits, s), classes, targets, s, column, stride,
+                      errors ? static_cast<S*>(errors->mutable_data_ptr()) : nullptr);
   });
-  return {losses, errors};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> mask_edge_loss(const Tensor& mask_logits,
-                                                          const Tensor& mask_targets,
-                                                          const std::optional<Tensor>& edge_logits,
-                                                          const std::optional<Tensor>& edge_targets,
-                                                          const std::optional<Tensor>& labels,
-                                                          bool needs_mask, bool needs_edge) {
-  auto [mask, mask_error] = cross_entropy(mask_logits, mask_targets, labels, needs_mask);
-  if (!edge_logits) {
-    return {mask, empty(mask, {0}, mask.scalar_type()), mask_error,
-            empty(mask_error, {0}, mask_error.scalar_type())};
+Losses losses_of_all(const std::vector<Tensor>& logits, const std::vector<Tensor>& targets,
+                     const std::optional<Tensor>& labels, bool needs_error, const Tensor& like) {
+  const auto count = static_cast<int64_t>(logits.size());
+  STD_TORCH_CHECK(logits.size() == targets.size(), "mask_edge_loss: expected targets for ", count,
+                  " tensors of logits, got ", targets.size());
+  Losses all{empty(like, {like.size(0), count}, compute_dtype(like)), {}};
+  for (int64_t k = 0; k < count; ++k) {
+    STD_TORCH_CHECK(
+        logits[k].size(0) == like.size(0) && compute_dtype(logits[k]) == compute_dtype(like),
+        "mask_edge_loss: expected logits of one precision for the same RoIs");
+    Tensor* errors = needs_error ? &all.errors.emplace_back() : nullptr;
+    with_compute_type(like, [&](auto zero) {
+      using T = decltype(zero);
+      cross_entropy<T>(logits[k], targets[k], labels, all.of_all.template mutable_data_ptr<T>() + k,
+                       count, errors);
+    });
   }
-  STD_TORCH_CHECK(edge_targets, "mask_edge_loss: expected edge_targets");
-  auto [edge, edge_error] = cross_entropy(*edge_logits, *edge_targets, labels, needs_edge);
-  return {mask, edge, mask_error, edge_error};
+  return all;
+}
+
+std::tuple<Tensor, Tensor, std::vector<Tensor>, std::vector<Tensor>> mask_edge_loss(
+    const std::vector<Tensor>& mask_logits, const std::vector<Tensor>& mask_targets,
+    const std::vector<Tensor>& edge_logits, const std::vector<Tensor>& edge_targets,
+    const std::optional<Tensor>& labels, bool needs_mask, bool needs_edge) {
+  STD_TORCH_CHECK(!mask_logits.empty(), "mask_edge_loss: expected logits of masks");
+  auto masks = losses_of_all(mask_logits, mask_targets, labels, needs_mask, mask_logits[0]);
+  auto edges = losses_of_all(edge_logits, edge_targets, labels, needs_edge,
+                             edge_logits.empty() ? mask_logits[0] : edge_logits[0]);
+  return {masks.of_all, edges.of_all, masks.errors, edges.errors};
 }
 
 // grad [N], errors [N, H, W] -> out [N, K, H, W], zero but for the class of each RoI.
@@ -162,8 +182,8 @@ void spread(const T* grad, const S* errors, const Classes& classes, const MaskEd
 }
 
 // Of logits [N, H, W], num_classes being 0, or [N, num_classes, H, W].
-Tensor mask_edge_loss_backward(const Tensor& grad_, const Tensor& error_,
-                               const std::optional<Tensor>& labels, int64_t num_classes) {
+Tensor gradient(const Tensor& grad_, const Tensor& error_, const std::optional<Tensor>& labels,
+                int64_t num_classes) {
   const auto error = contiguous(error_);
   const auto grad = contiguous(to(grad_, compute_dtype(error)));
   const MaskEdgeLossShape s{error.size(0), std::max<int64_t>(1, num_classes), error.size(1),
@@ -179,6 +199,18 @@ Tensor mask_edge_loss_backward(const Tensor& grad_, const Tensor& error_,
     spread<S, T>(grad.template const_data_ptr<T>(), static_cast<const S*>(error.const_data_ptr()),
                  classes, s, static_cast<S*>(out.mutable_data_ptr()));
   });
+  return out;
+}
+
+std::vector<Tensor> mask_edge_loss_backward(const std::vector<Tensor>& grads,
+                                            const std::vector<Tensor>& errors,
+                                            const std::optional<Tensor>& labels,
+                                            const std::vector<int64_t>& num_classes) {
+  STD_TORCH_CHECK(grads.size() == errors.size() && errors.size() == num_classes.size(),
+                  "mask_edge_loss: expected as many gradients and numbers of classes as errors");
+  std::vector<Tensor> out;
+  for (size_t k = 0; k < errors.size(); ++k)
+    out.push_back(gradient(grads[k], errors[k], labels, num_classes[k]));
   return out;
 }
 

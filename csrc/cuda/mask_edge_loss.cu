@@ -1,4 +1,6 @@
 #include <optional>
+#include <tuple>
+#include <vector>
 
 #include "cuda/feature_tensors.h"
 #include "cuda/mask_edge_loss.cuh"
@@ -31,53 +33,70 @@ LogitPlanes<S> planes_of(const Tensor& logits, const std::optional<Tensor>& labe
   return a;
 }
 
-// The losses [N], and the errors [N, H, W] or an empty tensor.
-std::tuple<Tensor, Tensor> cross_entropy(const Tensor& logits, const Tensor& targets_,
-                                         const std::optional<Tensor>& labels_, bool needs_error) {
+// One column of the losses [N, M], and the errors [N, H, W] if they are wanted.
+void cross_entropy(const Device& device, const Tensor& logits, const Tensor& targets_,
+                   const std::optional<Tensor>& labels_, const Tensor& losses, int64_t column,
+                   Tensor* errors) {
   const int64_t d = logits.dim();
   STD_TORCH_CHECK(d == 3 || d == 4, "mask_edge_loss: expected logits [N, S, S] or [N, K, S, S]");
   const int64_t rois = logits.size(0), height = logits.size(d - 2), width = logits.size(d - 1);
-  const Device device(logits);
+  STD_TORCH_CHECK(rois == losses.size(0) && sum_dtype(logits) == losses.scalar_type(),
+                  "mask_edge_loss: expected logits of one precision for the same RoIs");
   const auto labels = labels_of(rois, d == 4 ? logits.size(1) : 1, labels_);
-  const auto dtype = sum_dtype(logits);
-  const auto targets = contiguous(are_bytes(targets_) ? targets_ : to(targets_, dtype));
+  const auto targets =
+      contiguous(are_bytes(targets_) ? targets_ : to(targets_, losses.scalar_type()));
   STD_TORCH_CHECK(targets.numel() == rois * height * width,
                   "mask_edge_loss: expected targets [N, S, S]");
-  auto losses = empty(logits, {rois}, dtype);
-  auto errors = needs_error ? empty(logits, {rois, height, width}, logits.scalar_type())
-                            : empty(logits, {0}, logits.scalar_type());
+  if (errors) *errors = empty(logits, {rois, height, width}, logits.scalar_type());
   with_storage_type(logits, [&](auto stored, auto zero) {
     using S = decltype(stored);
     using T = decltype(zero);
     const auto planes = planes_of<S>(logits, labels);
-    auto* to_losses = losses.template mutable_data_ptr<T>();
-    auto* to_errors = needs_error ? static_cast<S*>(errors.mutable_data_ptr()) : nullptr;
-    const void* from = targets.const_data_ptr();
+    auto* to_losses = losses.template mutable_data_ptr<T>() + column;
+    auto* to_errors = errors ? static_cast<S*>(errors->mutable_data_ptr()) : nullptr;
+    const auto run = [&](const auto* from) {
+      mask_edge_loss(device.stream, planes, from, to_losses, losses.size(1), to_errors);
+    };
     if (are_bytes(targets))
-      mask_edge_loss(device.stream, planes, static_cast<const uint8_t*>(from), to_losses,
-                     to_errors);
+      run(static_cast<const uint8_t*>(targets.const_data_ptr()));
     else
-      mask_edge_loss(device.stream, planes, static_cast<const T*>(from), to_losses, to_errors);
+      run(targets.template const_data_ptr<T>());
   });
-  return {losses, errors};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> of_masks_and_edges(
-    const Tensor& mask_logits, const Tensor& mask_targets, const std::optional<Tensor>& edge_logits,
-    const std::optional<Tensor>& edge_targets, const std::optional<Tensor>& labels, bool needs_mask,
-    bool needs_edge) {
-  auto [mask, mask_error] = cross_entropy(mask_logits, mask_targets, labels, needs_mask);
-  if (!edge_logits) {
-    return {mask, empty(mask, {0}, mask.scalar_type()), mask_error,
-            empty(mask_error, {0}, mask_error.scalar_type())};
+struct Losses {
+  Tensor of_all;  // [N, M]
+  std::vector<Tensor> errors;
+};
+
+Losses losses_of_all(const Device& device, const std::vector<Tensor>& logits,
+                     const std::vector<Tensor>& targets, const std::optional<Tensor>& labels,
+                     bool needs_error, const Tensor& like) {
+  const auto count = static_cast<int64_t>(logits.size());
+  STD_TORCH_CHECK(logits.size() == targets.size(), "mask_edge_loss: expected targets for ", count,
+                  " tensors of logits, got ", targets.size());
+  Losses all{empty(like, {like.size(0), count}, sum_dtype(like)), {}};
+  for (int64_t k = 0; k < count; ++k) {
+    Tensor* errors = needs_error ? &all.errors.emplace_back() : nullptr;
+    cross_entropy(device, logits[k], targets[k], labels, all.of_all, k, errors);
   }
-  STD_TORCH_CHECK(edge_targets, "mask_edge_loss: expected edge_targets");
-  auto [edge, edge_error] = cross_entropy(*edge_logits, *edge_targets, labels, needs_edge);
-  return {mask, edge, mask_error, edge_error};
+  return all;
+}
+
+std::tuple<Tensor, Tensor, std::vector<Tensor>, std::vector<Tensor>> of_masks_and_edges(
+    const std::vector<Tensor>& mask_logits, const std::vector<Tensor>& mask_targets,
+    const std::vector<Tensor>& edge_logits, const std::vector<Tensor>& edge_targets,
+    const std::optional<Tensor>& labels, bool needs_mask, bool needs_edge) {
+  STD_TORCH_CHECK(!mask_logits.empty(), "mask_edge_loss: expected logits of masks");
+  const Device device(mask_logits[0]);
+  auto masks = losses_of_all(device, mask_logits, mask_targets, labels, needs_mask, mask_logits[0]);
+  auto edges = losses_of_all(device, edge_logits, edge_targets, labels, needs_edge,
+                             edge_logits.empty() ? mask_logits[0] : edge_logits[0]);
+  return {masks.of_all, edges.of_all, masks.errors, edges.errors};
 }
 
 // Of logits [N, H, W], num_classes being 0, or [N, num_classes, H, W].
-Tensor backward(const Tensor& grad_, const Tensor& error_, const std::optional<Tensor>& labels_,
+Tensor gradient(const Tensor& grad_, const Tensor& error_, const std::optional<Tensor>& labels_,
                 int64_t num_classes) {
   const Device device(error_);
   const auto error = contiguous(error_);
@@ -99,11 +118,22 @@ Tensor backward(const Tensor& grad_, const Tensor& error_, const std::optional<T
   return out;
 }
 
+std::vector<Tensor> gradients(const std::vector<Tensor>& grads, const std::vector<Tensor>& errors,
+                              const std::optional<Tensor>& labels,
+                              const std::vector<int64_t>& num_classes) {
+  STD_TORCH_CHECK(grads.size() == errors.size() && errors.size() == num_classes.size(),
+                  "mask_edge_loss: expected as many gradients and numbers of classes as errors");
+  std::vector<Tensor> out;
+  for (size_t k = 0; k < errors.size(); ++k)
+    out.push_back(gradient(grads[k], errors[k], labels, num_classes[k]));
+  return out;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(dynamask, CUDA, m) {
   m.impl("mask_edge_loss", TORCH_BOX(&of_masks_and_edges));
-  m.impl("mask_edge_loss_backward", TORCH_BOX(&backward));
+  m.impl("mask_edge_loss_backward", TORCH_BOX(&gradients));
 }
 
 }  // namespace dynamask::cuda

@@ -40,10 +40,11 @@ __device__ inline double sum_of_block(double value, double* of_warps) {
 }
 
 // A block owns the plane of one RoI, a thread every 128th pixel of it. T is the type of the sums, U
-// that of the targets [N, H, W]; `errors` is null where none are wanted. Bound by memory: logits
-// and targets are read once, neighbours by neighbours.
+// that of the targets [N, H, W]; losses are `stride` apart; `errors` is null where none are wanted.
+// Bound by memory: logits and targets are read once, neighbours by neighbours.
 template <typename S, typename T, typename U>
-__global__ void mask_edge_loss_kernel(LogitPlanes<S> a, const U* targets, T* losses, S* errors) {
+__global__ void mask_edge_loss_kernel(LogitPlanes<S> a, const U* targets, T* losses, int64_t stride,
+                                      S* errors) {
   __shared__ double of_warps[kLossThreads / 32];
   const int64_t n = blockIdx.x, pixels = a.pixels(), k = a.class_of(n);
   const bool exists = a.has(k);
@@ -59,7 +60,7 @@ __global__ void mask_edge_loss_kernel(LogitPlanes<S> a, const U* targets, T* los
     if (errors) errors[n * pixels + p] = narrow<S>(error);
   }
   const double total = sum_of_block(sum, of_warps);
-  if (threadIdx.x == 0) losses[n] = exists ? static_cast<T>(total / pixels) : T(0);
+  if (threadIdx.x == 0) losses[n * stride] = exists ? static_cast<T>(total / pixels) : T(0);
 }
 
 // Blocks of a row of the grid own the gradient [K, H, W] of one RoI, a thread every number a whole
@@ -81,10 +82,10 @@ __global__ void mask_edge_loss_backward_kernel(LogitPlanes<S> a, const T* grad, 
 
 template <typename S, typename T, typename U>
 void mask_edge_loss(Stream stream, const LogitPlanes<S>& a, const U* targets, T* losses,
-                    S* errors) {
+                    int64_t stride, S* errors) {
   if (a.shape.rois > 0)
     launch(stream, a.shape.rois, kLossThreads, mask_edge_loss_kernel<S, T, U>, a, targets, losses,
-           errors);
+           stride, errors);
 }
 
 template <typename S, typename T>

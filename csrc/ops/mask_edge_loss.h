@@ -1,4 +1,5 @@
-// mask_edge_loss: the binary cross entropy of each RoI's mask, and of its edge if there is one.
+// mask_edge_loss: the binary cross entropy of each RoI's mask, and of its edge if there is one, in
+// each of M mask sizes.
 //
 // With x the logits of RoI n and of its own class, t its targets and P = H W pixels:
 //

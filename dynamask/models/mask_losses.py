@@ -21,10 +21,9 @@ def bce_of_all_sizes(
 
     Each argument has a tensor [N, S, S] per size; the first and the third are logits.
     """
-    tensors = zip(masks, mask_targets, edges, edge_targets)
-    losses = [mask_edge_loss(*of_size) for of_size in tensors]
-    of_edges = [edge for _, edge in losses if edge is not None]
-    return torch.stack([mask for mask, _ in losses], 1), torch.stack(of_edges, 1)
+    of_masks, of_edges = mask_edge_loss(masks, mask_targets, edges, edge_targets)
+    assert of_edges is not None
+    return of_masks, of_edges
 
 
 def weighted_by_size(mask_bce: Tensor) -> Tensor:

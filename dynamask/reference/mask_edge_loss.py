@@ -1,18 +1,22 @@
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
 def mask_edge_loss(
-    mask_logits: Tensor,
-    mask_targets: Tensor,
-    edge_logits: Tensor | None = None,
-    edge_targets: Tensor | None = None,
+    mask_logits: Tensor | Sequence[Tensor],
+    mask_targets: Tensor | Sequence[Tensor],
+    edge_logits: Tensor | Sequence[Tensor] | None = None,
+    edge_targets: Tensor | Sequence[Tensor] | None = None,
     *,
     labels: Tensor | None = None,
     weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     def loss(logits, targets):
+        if not isinstance(logits, Tensor):
+            return torch.stack([loss(*of_size) for of_size in zip(logits, targets)], 1)
         if logits.dim() == 4:
             n, k = logits.shape[:2]
             rows = torch.arange(n, device=logits.device)

@@ -103,13 +103,21 @@ def _run_lengths(n: int) -> tuple:
 
 
 def _losses(n: int) -> tuple:
-    targets = [torch.rand(n, 14, 14).round().byte() for _ in range(2)]
-    labels = torch.randint(0, 5, (n,))
-    return torch.randn(n, 5, 14, 14), targets[0], torch.randn(n, 14, 14), targets[1], labels
+    """Of two mask sizes; the larger has logits of all classes."""
+    shapes = [(n, 7, 7), (n, 5, 14, 14)]
+    logits = [[torch.randn(shape) for shape in shapes] for _ in range(2)]
+    targets = [[torch.rand(n, s, s).round().byte() for s in (7, 14)] for _ in range(2)]
+    return logits[0], targets[0], logits[1], targets[1], torch.randint(0, 5, (n,))
 
 
 def _loss(mask_logits, mask_targets, edge_logits, edge_targets, labels):
     return ops.mask_edge_loss(mask_logits, mask_targets, edge_logits, edge_targets, labels=labels)
+
+
+def _errors(n: int) -> tuple:
+    grads = [torch.rand(n, 2)[:, 0], torch.rand(())[None].expand(n)]
+    errors = [torch.randn(n, 7, 7), torch.randn(n, 14, 14)]
+    return grads, errors, torch.randint(0, 5, (n,)), [0, 5]
 
 
 SAMPLES = {
@@ -139,10 +147,7 @@ SAMPLES = {
     "feature_aggregation": Sample(ops.feature_aggregation, _aggregation),
     "grouped_mask_head": Sample(kernels.grouped_mask_head, _masks_of_sizes),
     "mask_edge_loss": Sample(_loss, _losses),
-    "mask_edge_loss_backward": Sample(
-        kernels.mask_edge_loss_backward,
-        lambda n: (torch.rand(n), torch.randn(n, 14, 14), torch.randint(0, 5, (n,)), 5),
-    ),
+    "mask_edge_loss_backward": Sample(kernels.mask_edge_loss_backward, _errors),
     "mask_targets": Sample(
         ops.mask_targets,
         lambda n: (torch.rand(2, 64, 64).round().byte(), _boxes(n), torch.arange(n) % 2, SIZES),

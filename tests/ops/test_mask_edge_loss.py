@@ -90,6 +90,29 @@ def test_what_is_not_finite_gives_what_torch_gives(dtype, target):
         torch.testing.assert_close(got, expected, equal_nan=True)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_all_sizes_at_once_equal_each_alone(dtype):
+    labels, weights = torch.randint(0, 3, (4,)), torch.rand(4)
+    alone = [inputs((4, k, s, s), dtype)[0] for k, s in ((3, 7), (None, 14), (1, 28))]
+    together = [list(x) for x in zip(*alone)]
+    for x in (*together[0], *together[2]):
+        x.requires_grad_()
+    mask, edge = mask_edge_loss(*together, labels=labels, weights=weights)
+    one_by_one = [mask_edge_loss(*args, labels=labels, weights=weights) for args in alone]
+    assert torch.equal(mask, torch.stack([one[0] for one in one_by_one], 1))
+    assert torch.equal(edge, torch.stack([one[1] for one in one_by_one], 1))
+    expected = reference(*together, labels=labels, weights=weights)
+    torch.testing.assert_close((mask, edge), expected)
+    logits = [*together[0], *together[2][1:]]  # of one edge no gradient is wanted
+
+    def gradients(losses):
+        total = sum(((k + 1) * x).sum() for one in losses for k, x in enumerate(one.unbind(1)))
+        return torch.autograd.grad(total, logits)
+
+    for got, wanted in zip(gradients((mask, edge)), gradients(expected)):
+        torch.testing.assert_close(got, wanted)
+
+
 def test_long_sums_are_accurate():
     args, _ = inputs((2, None, 300, 300), torch.float32)
     exact = reference(*(x.double() for x in args))
@@ -124,14 +147,17 @@ def test_any_strides():
 
 def test_only_requested_gradients():
     (masks, mask_targets, edges, edge_targets), _ = inputs((2, None, 4, 4))
-    args = (mask_targets, edges.requires_grad_(), edge_targets, None)
-    assert [x.numel() for x in OP(masks, *args, False, True)] == [2, 2, 0, 32]
-    _, edge = mask_edge_loss(masks, *args[:3])
+    args = (mask_targets, edges.requires_grad_(), edge_targets)
+    lists = [[x] for x in (masks, *args)]
+    mask, edge, of_masks, of_edges = OP(*lists, None, False, True)
+    assert [x.shape for x in (mask, edge, *of_edges)] == [(2, 1), (2, 1), (2, 4, 4)]
+    assert of_masks == []
+    _, edge = mask_edge_loss(masks, *args)
     edge.sum().backward()
     assert masks.grad is None
     assert edges.grad is not None
     with torch.no_grad():
-        assert not mask_edge_loss(masks, *args[:3])[1].requires_grad
+        assert not mask_edge_loss(masks, *args)[1].requires_grad
 
 
 def test_one_loss_can_be_left_unused():
@@ -158,9 +184,10 @@ def test_gradcheck():
 
 def test_labels_out_of_range_give_zeros():
     (masks, targets, edges, _), _ = inputs((2, 3, 4, 4))
-    out = OP(masks, targets, edges, targets, torch.tensor([3, -1]), True, True)
-    assert not any(x.any() for x in out)
-    grad = BACKWARD(torch.ones(2), torch.ones(2, 4, 4), torch.tensor([3, -1]), 3)
+    labels = torch.tensor([3, -1])
+    mask, edge, of_masks, of_edges = OP([masks], [targets], [edges], [targets], labels, True, True)
+    assert not any(x.any() for x in (mask, edge, *of_masks, *of_edges))
+    (grad,) = BACKWARD([torch.ones(2)], [torch.ones(2, 4, 4)], labels, [3])
     assert not grad.any()
 
 
@@ -175,12 +202,14 @@ def test_threads_give_the_same_bits():
 
 def test_registration():
     args, labels = inputs((2, 3, 5, 4))
-    with_grad = [args[0].requires_grad_(), args[1], args[2].requires_grad_(), args[3]]
+    with_grad = [[args[0].requires_grad_()], [args[1]], [args[2].requires_grad_()], [args[3]]]
     assert_op_is_registered(OP, (*with_grad, labels, True, True))
-    assert_op_is_registered(OP, (args[0].detach(), args[1], None, None, labels, False, False))
+    assert_op_is_registered(
+        OP, ([args[0].detach()] * 2, [args[1]] * 2, [], [], labels, *[False] * 2)
+    )
     error = torch.rand(2, 5, 4)
-    assert_op_is_registered(BACKWARD, (torch.rand(2), error, labels, 3))
-    assert_op_is_registered(BACKWARD, (torch.rand(2), error, None, 0))
+    assert_op_is_registered(BACKWARD, ([torch.rand(2)], [error], labels, [3]))
+    assert_op_is_registered(BACKWARD, ([torch.rand(2)] * 2, [error] * 2, None, [0, 1]))
 
 
 def test_compiles_without_a_graph_break():
@@ -214,6 +243,20 @@ X, T, L = torch.rand(2, 3, 4, 4), torch.ones(2, 4, 4), torch.tensor([0, 2])
         ((X, T), {"labels": L[:1]}, ValueError, "expected labels 2, got 1"),
         ((X, T), {"labels": L.float()}, TypeError, "expected labels of an integer dtype"),
         ((X, T), {"labels": L + 1}, ValueError, r"expected labels in \[0, 3\), got 3 in row 1"),
+        (([X[:, 0]], [T, T]), {}, ValueError, "expected tensors in mask_targets 1, got 2"),
+        (([], []), {}, ValueError, "expected mask_logits of a mask size at least, got none"),
+        (
+            ([X[:, 0], X[:, 0].double()], [T, T]),
+            {},
+            TypeError,
+            "expected mask_logits of fp64",
+        ),
+        (
+            ([X[:, 0], X[:1, 0]], [T, T[:1]]),
+            {},
+            ValueError,
+            "expected RoIs in mask_logits 2, got 1",
+        ),
         ((X[:, 0], T), {"weights": L}, TypeError, "expected weights of a floating dtype"),
         ((X[:, 0], T), {"weights": T[:1, 0, 0]}, ValueError, "expected weights 2, got 1"),
     ],

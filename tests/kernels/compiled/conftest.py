@@ -52,11 +52,11 @@ def compiled(tmp_path):
 
 
 @pytest.fixture
-def absent_gpu():
-    """What Triton takes for its device; see absent_gpu.py."""
+def absent_gpu(request):
+    """What Triton takes for its device, of capability 90 or of an indirect parameter."""
     from .absent_gpu import AbsentGpu
 
-    absent = AbsentGpu(90)
+    absent = AbsentGpu(getattr(request, "param", 90))
     triton.runtime.driver.set_active(absent)
     yield absent
     triton.runtime.driver._active = None

@@ -1,88 +1,73 @@
 import pytest
+import torch
 
-from .conftest import CAPABILITIES
+from .conftest import CAPABILITIES, resources_of
 
 kernels = pytest.importorskip("dynamask.kernels.mask_edge_loss")
 
-BLOCK = kernels.MAX_BLOCK
-WARPS = kernels._warps(BLOCK)
+SIZES = (14, 28, 56, 112)
 
 
-def plane(name, dtype, targets, one_class, rows):
-    """Signature, constants and multiples of 16 of the logits [N, 28, 28] or [N, 80, 28, 28]."""
-    pointers = {"logits": dtype, "targets": targets, "losses": "fp32", "errors": dtype}
-    signature = {f"{name}_{which}": f"*{kind}" for which, kind in pointers.items()}
-    signature |= {f"{name}_{which}": "i32" for which in ("classes", "pixels", "width")}
-    signature |= {f"{name}_stride_{axis}": "i32" for axis in "nkyx"}
-    constants = {f"{name}_classes": 1} if one_class else {}
-    if not rows:
-        constants[f"{name}_stride_x"] = 1
-    even = [*pointers, "pixels", "stride_n", *([] if rows else ["stride_k"])]
-    even += ["stride_x"] if rows else []
-    return signature, constants, [f"{name}_{which}" for which in even]
+def found(gpu, folder):
+    """What was started, and the resources of what was compiled for it."""
+    (launch,) = gpu.launches
+    (binary,) = gpu.binaries
+    return launch, resources_of(binary.cubin, binary.shared, folder)
+
+
+@pytest.mark.parametrize("absent_gpu", CAPABILITIES, indirect=True)
+def test_all_sizes_of_the_model_in_one_launch(absent_gpu, tmp_path):
+    logits = [torch.empty(3, s, s, dtype=torch.bfloat16) for s in SIZES]
+    targets = [torch.empty(3, s, s, dtype=torch.uint8) for s in SIZES]
+    kernels.mask_edge_loss(logits, targets, logits, targets, None, True, True)
+    launch, resources = found(absent_gpu, tmp_path)
+    assert launch.grid == (3, 8, 1)
+    assert resources.spilled == 0
+    assert resources.registers <= 64
+    assert resources.wide_loads > 0
+
+
+@pytest.mark.parametrize("absent_gpu", CAPABILITIES, indirect=True)
+def test_gradients_of_all_sizes_in_one_launch(absent_gpu, tmp_path):
+    errors = [torch.empty(3, s, s, dtype=torch.bfloat16) for s in SIZES]
+    kernels.mask_edge_loss_backward(torch.empty(3, 4).unbind(1), errors, None, [0] * 4)
+    launch, resources = found(absent_gpu, tmp_path)
+    assert launch.grid == (3, 7, 4)
+    assert resources.spilled == 0
+    assert resources.registers <= 32
+    assert resources.wide_loads > 0
 
 
 @pytest.mark.parametrize(
-    ("classes", "rows", "dtype", "capability"),
+    ("dtype", "layout"),
     [
-        *((1, False, "bf16", capability) for capability in CAPABILITIES),
-        (80, False, "fp32", 90),
-        (80, True, "fp16", 90),
+        (torch.float32, torch.contiguous_format),
+        (torch.float16, torch.channels_last),
     ],
 )
-def test_forward(compiled, classes, rows, dtype, capability):
-    masks = plane("mask", dtype, "u8", classes == 1, rows)
-    edges = plane("edge", dtype, dtype, classes == 1, rows)
-    found = compiled(
-        kernels.mask_edge_loss_kernel,
-        {"labels": "*i64"} | masks[0] | edges[0],
-        {
-            **{**masks[1], **edges[1]},
-            **{"MASK_HAS_CLASSES": classes > 1, "EDGE_HAS_CLASSES": classes > 1},
-            **{"MASK_EVEN": True, "EDGE_EVEN": True, "NEEDS_MASK": True, "NEEDS_EDGE": True},
-            "BLOCK": BLOCK,
-        },
-        capability,
-        divisible=["labels", *masks[2], *edges[2]],
-        num_warps=WARPS,
-    )
-    assert found.spilled == 0
-    assert found.registers <= 64
-    assert found.shared <= 8192
-    assert found.wide_loads > 0 or rows
+def test_logits_of_all_classes(absent_gpu, tmp_path, dtype, layout):
+    logits = torch.empty(3, 80, 28, 28, dtype=dtype).contiguous(memory_format=layout)
+    targets, labels = torch.empty(3, 28, 28, dtype=torch.bool), torch.empty(3, dtype=torch.int64)
+    kernels.mask_edge_loss([logits], [targets], [], [], labels, True, False)
+    launch, resources = found(absent_gpu, tmp_path)
+    assert launch.grid == (3, 1, 1)
+    assert resources.spilled == 0
+    assert resources.registers <= 64
 
 
-def test_forward_with_uneven_rows(compiled):
-    masks, edges = (plane(name, "fp32", "u8", False, True) for name in ("mask", "edge"))
-    flags = ("MASK_HAS_CLASSES", "EDGE_HAS_CLASSES", "NEEDS_MASK", "NEEDS_EDGE")
-    constants = {**dict.fromkeys(flags, True), "MASK_EVEN": False, "EDGE_EVEN": False}
-    found = compiled(
-        kernels.mask_edge_loss_kernel,
-        {"labels": "*i64"} | masks[0] | edges[0],
-        {**constants, "BLOCK": BLOCK},
-        90,
-        num_warps=WARPS,
-    )
-    assert found.spilled == 0
-    assert found.registers <= 64
+def test_gradients_of_all_classes(absent_gpu, tmp_path):
+    errors, labels = torch.empty(3, 28, 28), torch.empty(3, dtype=torch.int64)
+    kernels.mask_edge_loss_backward([torch.empty(3)], [errors], labels, [80])
+    launch, resources = found(absent_gpu, tmp_path)
+    assert launch.grid == (3, 31, 1)
+    assert resources.spilled == 0
+    assert resources.registers <= 32
+    assert resources.wide_loads > 0
 
 
-@pytest.mark.parametrize(
-    ("classes", "dtype", "capability"),
-    [*((1, "bf16", capability) for capability in CAPABILITIES), (80, "fp32", 90)],
-)
-def test_backward(compiled, classes, dtype, capability):
-    pointers = {"grad": "*fp32", "errors": f"*{dtype}", "labels": "*i64", "out": f"*{dtype}"}
-    numbers = dict.fromkeys(("grad_stride", "classes", "pixels", "size"), "i32")
-    constants = {"grad_stride": 1, "HAS_CLASSES": classes > 1, "BLOCK": BLOCK}
-    found = compiled(
-        kernels.mask_edge_loss_backward_kernel,
-        pointers | numbers,
-        constants | ({"classes": 1} if classes == 1 else {}),
-        capability,
-        divisible=["errors", "out", "pixels", "size"],
-        num_warps=WARPS,
-    )
-    assert found.spilled == 0
-    assert found.registers <= 32
-    assert found.wide_loads > 0
+def test_uneven_rows(absent_gpu, tmp_path):
+    logits, targets = torch.empty(3, 56, 56)[:, ::2, ::2], torch.empty(3, 28, 28)
+    kernels.mask_edge_loss([logits], [targets], [], [], None, True, False)
+    _, resources = found(absent_gpu, tmp_path)
+    assert resources.spilled == 0
+    assert resources.registers <= 64

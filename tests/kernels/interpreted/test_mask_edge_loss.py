@@ -28,15 +28,16 @@ def inputs(case, dtype, targets):
 
 def run(mask_logits, mask_targets, edge_logits, edge_targets, labels):
     """Losses, and the gradients of a sum in which each counts differently."""
-    args = (mask_logits, mask_targets, edge_logits, edge_targets, labels)
-    mask, edge, mask_error, edge_error = kernels.mask_edge_loss(*args, True, True)
+    args = ([mask_logits], [mask_targets], [edge_logits], [edge_targets], labels)
+    mask, edge, mask_errors, edge_errors = kernels.mask_edge_loss(*args, True, True)
     factors = torch.linspace(-2, 3, mask.numel())
-    classes = mask_logits.shape[1] if mask_logits.dim() == 4 else 0
-    grads = [
-        kernels.mask_edge_loss_backward(grad, error, labels, classes)
-        for grad, error in ((factors, mask_error), (factors.flip(0), edge_error))
-    ]
-    return mask, edge, *grads
+    grads = kernels.mask_edge_loss_backward(
+        [factors, factors.flip(0)],
+        [*mask_errors, *edge_errors],
+        labels,
+        [x.shape[1] if x.dim() == 4 else 0 for x in (mask_logits, edge_logits)],
+    )
+    return mask[:, 0], edge[:, 0], *grads
 
 
 def expected(mask_logits, mask_targets, edge_logits, edge_targets, labels):
@@ -81,8 +82,8 @@ def test_what_is_not_finite_gives_what_torch_gives(target):
 
 def test_a_small_loss_is_not_lost():
     logits = torch.full((1, 1, 1), 20.0)
-    loss, *_ = kernels.mask_edge_loss(logits, logits > 0, None, None, None, False, False)
-    torch.testing.assert_close(loss, torch.exp(-logits[0, 0]), rtol=1e-5, atol=0)
+    loss, *_ = kernels.mask_edge_loss([logits], [logits > 0], [], [], None, False, False)
+    torch.testing.assert_close(loss[0], torch.exp(-logits[0, 0]), rtol=1e-5, atol=0)
 
 
 def test_any_strides():
@@ -100,36 +101,52 @@ def test_any_strides():
             torch.testing.assert_close(got, wanted)
 
 
-def test_edges_may_have_another_size_other_classes_and_another_dtype():
+def test_several_sizes_in_one_launch():
+    """Of other sizes, classes and dtypes; of the masks no gradient is wanted."""
     masks, mask_targets, _, _, labels = inputs((2, 3, 9, 9), torch.float32, torch.uint8)
-    edges, edge_targets = torch.randn(2, 33, 40).bfloat16(), torch.rand(2, 33, 40)
-    mask, edge, *errors = kernels.mask_edge_loss(
-        masks, mask_targets, edges, edge_targets, labels, False, True
-    )
-    wanted = reference(masks, mask_targets, edges, edge_targets, labels=labels)
-    torch.testing.assert_close((mask, edge), wanted)
-    assert [x.numel() for x in errors] == [0, 2 * 33 * 40]
+    others, other_targets, *_ = inputs((2, None, 5, 50), torch.float16, torch.bool)
+    edges, edge_targets = torch.randn(2, 1, 33, 70).bfloat16(), torch.rand(2, 33, 70)
+    lists = [masks, others], [mask_targets, other_targets], [edges], [edge_targets]
+    mask, edge, of_masks, of_edges = kernels.mask_edge_loss(*lists, labels, False, True)
+    torch.testing.assert_close((mask, edge), reference(*lists, labels=labels))
+    assert of_masks == []
+    assert [x.shape for x in of_edges] == [(2, 33, 70)]
+
+
+def test_several_gradients_in_one_launch():
+    labels, grads = torch.tensor([2, 0]), torch.randn(2, 3)
+    errors = [torch.randn(2, 9, 9), torch.randn(2, 5, 50).half(), torch.randn(2, 33, 70)]
+    got = kernels.mask_edge_loss_backward(grads.unbind(1), errors, labels, [3, 0, 1])
+    for k, (error, classes) in enumerate(zip(errors, (3, 0, 1))):
+        mean = error.float() * (grads[:, k] / error[0].numel())[:, None, None]
+        wanted = torch.zeros(2, max(classes, 1), *error.shape[1:])
+        wanted[range(2), labels if classes > 1 else 0] = mean
+        wanted = wanted[:, 0] if classes == 0 else wanted
+        torch.testing.assert_close(got[k], wanted.to(error.dtype))
 
 
 def test_without_edges():
     masks, targets, _, _, labels = inputs((2, 3, 9, 9), torch.float32, torch.uint8)
-    mask, edge, *errors = kernels.mask_edge_loss(masks, targets, None, None, labels, True, False)
-    torch.testing.assert_close(mask, reference(masks, targets, labels=labels)[0])
-    assert [x.numel() for x in (edge, *errors)] == [0, 2 * 81, 0]
+    mask, edge, *_ = kernels.mask_edge_loss([masks], [targets], [], [], labels, True, False)
+    torch.testing.assert_close(mask[:, 0], reference(masks, targets, labels=labels)[0])
+    assert edge.shape == (2, 0)
 
 
 def test_labels_out_of_range_give_zeros():
     masks, targets, edges, _, _ = inputs((2, 3, 4, 4), torch.float32, torch.uint8)
     masks[:, 0] = float("nan")  # read in their place
     labels = torch.tensor([3, -1])
-    out = kernels.mask_edge_loss(masks, targets, edges, targets, labels, True, True)
-    assert not any(x.any() for x in out)
-    grad = torch.tensor([1.0, float("inf")])
-    assert not kernels.mask_edge_loss_backward(grad, torch.ones(2, 4, 4), labels, 3).any()
+    lists = [masks], [targets], [edges], [targets]
+    mask, edge, of_masks, of_edges = kernels.mask_edge_loss(*lists, labels, True, True)
+    assert not any(x.any() for x in (mask, edge, *of_masks, *of_edges))
+    grads, errors = [torch.tensor([1.0, float("inf")])], [torch.ones(2, 4, 4)]
+    assert not kernels.mask_edge_loss_backward(grads, errors, labels, [3])[0].any()
 
 
 def test_a_gradient_of_one_number_for_all_rois():
     error, labels = torch.randn(3, 5, 4), torch.tensor([1, 0, 1])
-    one = torch.ones(()).expand(3)
-    got = kernels.mask_edge_loss_backward(one, error, labels, 2)
-    assert torch.equal(got, kernels.mask_edge_loss_backward(torch.ones(3), error, labels, 2))
+    one, ones = torch.ones(()).expand(3), torch.ones(3)
+    got, expected = (
+        kernels.mask_edge_loss_backward([grad], [error], labels, [2])[0] for grad in (one, ones)
+    )
+    assert torch.equal(got, expected)
