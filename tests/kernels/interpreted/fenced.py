@@ -49,8 +49,8 @@ class Fenced(TorchDispatchMode):
         extent = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride()))
         memory = self._allocate(extent * x.element_size())
         self.known.add(memory.data_ptr())
-        moved = memory.view(x.dtype).as_strided(x.shape, x.stride())
-        return moved.copy_(x)
+        copy = memory.view(x.dtype).copy_(x.as_strided((extent,), (1,)))
+        return copy.as_strided(x.shape, x.stride())
 
     def _allocate(self, size: int) -> Tensor:
         pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
