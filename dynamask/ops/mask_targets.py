@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 
 from dynamask import rle
-from dynamask._library import composed_on_cuda
 from dynamask.ops._check import (
     check_device,
     check_dims,
@@ -114,30 +113,6 @@ def _pack(masks: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor, Tensor]:
         counts = torch.frombuffer(text, dtype=torch.uint8) if text else torch.empty(0).byte()
         starts = torch.tensor([0, *lengths]).cumsum(0)
         return counts, starts, torch.tensor(image_sizes, dtype=torch.int64).view(-1, 2)
-
-
-@composed_on_cuda("mask_targets_rle")
-def _on_cuda(counts, starts, image_sizes, boxes, index, sizes):
-    """Made of the kernel for bitmaps, which the host decodes, as that is where the text is."""
-    text, start, shapes = bytes(counts.tolist()), starts.tolist(), image_sizes.tolist()
-    index = index.to(boxes.device).long()
-    exists = (index >= 0) & (index < len(shapes))
-    targets = [boxes.new_zeros(boxes.shape[0], s, s, dtype=torch.uint8) for s in sizes]
-    for height, width in sorted({tuple(shape) for shape in shapes}):
-        members = [g for g, shape in enumerate(shapes) if shape == [height, width]]
-        masks = (
-            rle.decode({"size": [height, width], "counts": text[start[g] : start[g + 1]]})
-            for g in members
-        )
-        bitmaps = torch.stack([torch.from_numpy(mask) for mask in masks]).to(boxes.device)
-        place_of = {g: place for place, g in enumerate(members)}
-        places = torch.tensor([place_of.get(g, -1) for g in range(len(shapes))])
-        place = places.to(boxes.device)[torch.where(exists, index, 0)]
-        place = torch.where(exists, place, -1)  # a row of zeros
-        of_size = torch.ops.dynamask.mask_targets(bitmaps, boxes, place, sizes)
-        for target, part in zip(targets, of_size):
-            target |= part
-    return targets
 
 
 @torch.library.register_fake("dynamask::mask_targets")

@@ -1,7 +1,5 @@
 """mask_targets of bitmasks and of run-length masks; outlines are in test_mask_targets.py."""
 
-import importlib
-
 import pytest
 import torch
 
@@ -96,20 +94,6 @@ def test_run_length_masks_of_different_images():
     together = mask_targets(as_rle(masks), boxes, sizes=[14])[0]
     for mask, box, target in zip(masks, boxes, together):
         assert torch.equal(mask_targets(mask[None], box[None], sizes=[14])[0][0], target)
-
-
-@pytest.mark.cpu_only
-def test_run_length_masks_on_cuda_are_made_of_bitmaps():
-    """The composition that is the CUDA seat, on the CPU."""
-    faces = importlib.import_module("dynamask.ops.mask_targets")
-    masks = [blobs(1, *shape)[0] for shape in [(30, 50), (64, 64), (30, 50), (50, 30)]]
-    index = torch.tensor([3, 0, 2, 1, 1, -1, 4])
-    given = (*faces._pack(as_rle(masks)), boxes_around(7, 40, 40, 60), index, [14, 28])
-    expected = torch.ops.dynamask.mask_targets_rle(*given)
-    assert all(x.any() for x in expected)
-    assert all(map(torch.equal, faces._on_cuda(*given), expected))
-    nothing = (*faces._pack([]), torch.rand(1, 4), torch.tensor([0]), [3])
-    assert not faces._on_cuda(*nothing)[0].any()
 
 
 @pytest.mark.parametrize(
