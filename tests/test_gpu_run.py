@@ -1,5 +1,6 @@
 """What `make gpu` does with its steps, without a GPU."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -64,6 +65,23 @@ def test_the_plan(monkeypatch):
     assert "--write" not in without_a_gpu.command
     for path in (part for step in steps.values() for part in step.command if "/" in part):
         assert path == gpu.PYTHON or (gpu.ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize(
+    ("name", "test"),
+    [
+        ("memcheck", "test_agrees_with_the_cpu[torch.float32-nms]"),
+        ("fallback", "test_agrees_with_the_cpu[torch.bfloat16-deform_conv2d]"),
+    ],
+)
+def test_a_step_finds_its_tests(monkeypatch, name, test):
+    monkeypatch.setattr(gpu, "has_xdist", lambda: False)
+    (step,) = (step for step in gpu.plan("9.0", [], 0.1) if step.name == name)
+    options = step.command[step.command.index("pytest") + 1 :]
+    command = [sys.executable, "-m", "pytest", *options, "--collect-only"]
+    done = subprocess.run(command, cwd=gpu.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert test in done.stdout
 
 
 def test_finds_the_sanitizer_in_the_toolkit(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ DIFFERENTIABLE = (
 
 
 @pytest.mark.parametrize("name", ON_CUDA)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_forward(name, dtype):
     sample = SAMPLES[name]
     arguments = in_dtype(sample.arguments("cuda", 64), dtype)
@@ -41,7 +41,7 @@ def gradients(operator, arguments):
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_backward(name, dtype):
     assert torch.are_deterministic_algorithms_enabled()
     sample = SAMPLES[name]

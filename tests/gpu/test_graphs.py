@@ -11,7 +11,7 @@ pytestmark = pytest.mark.gpu
 
 
 @pytest.mark.parametrize("name", [name for name in ON_CUDA if SAMPLES[name].static])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_replay_gives_the_bits_of_eager(name, dtype):
     sample = SAMPLES[name]
     arguments = in_dtype(sample.arguments("cuda", 5), dtype)

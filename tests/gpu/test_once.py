@@ -12,7 +12,7 @@ pytestmark = pytest.mark.gpu
 
 
 @pytest.mark.parametrize("name", ON_CUDA)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_agrees_with_the_cpu(name, dtype):
     sample = SAMPLES[name]
     # of the largest value; how accurate an operator is, its own tests say
