@@ -1,5 +1,6 @@
 """Which kernel serves an operator on a GPU: Triton's, the one below it, or none."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -9,9 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 import dynamask.ops  # noqa: F401  (takes the seats)
 from dynamask import _library, _triton, info
+
+from .ops.samples import SAMPLES
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMAS = re.findall(r'"(\w+)\(', (ROOT / "csrc/library.cpp").read_text())
@@ -92,6 +96,23 @@ def test_triton_serves_the_dtypes_it_takes_and_the_seat_below_the_others():
     assert op.who(count=torch.tensor(1)) == 3
     assert op.who(torch.float64, count=torch.tensor(1)) == 1
     assert op.calls == 3
+
+
+@pytest.mark.parametrize("schema", sorted(_triton.OPERATORS))
+def test_the_real_seat_below_is_called_with_all_arguments(schema, monkeypatch):
+    """On the CPU: what takes the seat there hands fp64 down to the kernel in C++."""
+    pytest.importorskip("triton")
+    module = importlib.import_module(f"dynamask.kernels.{_triton.OPERATORS[schema]}")
+    monkeypatch.setattr(module, "DTYPES", (torch.float32,))
+    sample = SAMPLES[schema]
+    arguments = tree_map_only(
+        torch.Tensor, lambda x: x.double() if x.is_floating_point() else x, sample.arguments()
+    )
+    expected = tree_leaves(sample.operator(*arguments))
+    with torch.library._scoped_library("dynamask", "IMPL") as library:
+        assert _triton.take_seat(library, "CPU", schema, module.__name__).below is not None
+        got = tree_leaves(sample.operator(*arguments))
+    assert all(map(torch.equal, got, expected))
 
 
 def errors_of_the_build():
