@@ -240,13 +240,20 @@ HEADER = """\
 | --- | --- | --- | --- | ---: | --- | ---: | ---: | ---: |"""
 
 
+def milliseconds(row: dict[str, Any], call: str, digits: str = ".3g") -> str:
+    """What a call took; in brackets what it took a GPU, launches aside."""
+    alone = row.get("device_ms", {}).get(call)
+    return f"{row[f'{call}_ms']:{digits}}" + ("" if alone is None else f" ({alone:{digits}})")
+
+
 def line(row: dict[str, Any]) -> str:
     """A row of the Markdown table under HEADER."""
-    floor = "" if row["floor_ms"] is None else f"{row['floor_ms']:.3g}"
+    floor = "" if row["floor_ms"] is None else milliseconds(row, "floor")
     case = row["case"] if row["threads"] == 1 else f"{row['case']}, {row['threads']} threads"
     return (
-        f"| `{row['op']}` | {case} | {row['dtype']} | {row['direction']} | {row['ours_ms']:.3g} "
-        f"| {row['baseline']} | {row['baseline_ms']:.3g} | **{row['ratio']:.1f}x** | {floor} |"
+        f"| `{row['op']}` | {case} | {row['dtype']} | {row['direction']} "
+        f"| {milliseconds(row, 'ours')} | {row['baseline']} | {milliseconds(row, 'baseline')} "
+        f"| **{row['ratio']:.1f}x** | {floor} |"
     )
 
 

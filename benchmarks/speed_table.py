@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dynamask.benchmarks.harness import milliseconds
 from dynamask.benchmarks.targets import TARGETS, matching
 
 RESULTS = Path(__file__).parent / "results"
@@ -52,7 +53,12 @@ def table(result: dict[str, Any]) -> str:
     """A device's rows and where they come from; on a GPU, what it takes alone in brackets."""
     lines = [
         f"{result['gpu'] or result['cpu']}, torch {result['torch']}, commit {result['commit']}, "
-        f"{result['date']}; these and {len(result['rows'])} rows in all in `{result['file']}`:",
+        f"{result['date']}; these and {len(result['rows'])} rows in all in `{result['file']}`"
+        + (
+            "; launches included, and in brackets what the GPU takes alone:"
+            if result["gpu"]
+            else ":"
+        ),
         "",
         "| operator | case | | ours ms | against | ms | ratio | floor ms |",
         "| --- | --- | --- | ---: | --- | ---: | ---: | ---: |",
@@ -66,16 +72,10 @@ def table(result: dict[str, Any]) -> str:
         floor = "" if row["floor_ms"] is None else milliseconds(row, "floor", ".4g")
         lines.append(
             f"| `{row['op']}` | {row['case']}{threads} | {how.strip()} "
-            f"| {milliseconds(row, 'ours', '.3g')} | {row['baseline']} "
+            f"| {milliseconds(row, 'ours')} | {row['baseline']} "
             f"| {milliseconds(row, 'baseline', '.4g')} | **{row['ratio']:.1f}x** | {floor} |"
         )
     return "\n".join(lines)
-
-
-def milliseconds(row: dict[str, Any], call: str, digits: str) -> str:
-    """What a call took; in brackets what it took a GPU, launches aside."""
-    alone = row.get("device_ms", {}).get(call)
-    return f"{row[f'{call}_ms']:{digits}}" + ("" if alone is None else f" ({alone:{digits}})")
 
 
 def updated(readme: str) -> str:
