@@ -174,6 +174,10 @@ def test_every_operator_has_a_cuda_seat():
     assert set(SCHEMAS) - written - composed == _library.CPU_ONLY
 
 
+def test_every_operator_has_a_sample():
+    assert SAMPLES.keys() == set(SCHEMAS)
+
+
 @pytest.mark.skipif(not _library.HAS_CUDA_KERNELS, reason="built without CUDA")
 def test_every_cuda_seat_is_taken():
     none = {schema for schema, found in info.cuda_seats().items() if found["cuda"] == "none"}
