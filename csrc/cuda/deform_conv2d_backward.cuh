@@ -59,6 +59,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>) deform_conv2d_ba
   const auto terms = sums.terms();
   for (int p = t; p < kReadsOfTile; p += kTileThreads)
     reads[p] = tap_read(a, first_pixel + p, offset_group, tap);
+  __syncthreads();
 
   T products[4][4] = {};  // of each pixel of the thread, with each neighbour
   const int64_t end = (offset_group + 1) * s.offset_group_channels();

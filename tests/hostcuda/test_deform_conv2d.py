@@ -16,6 +16,7 @@ CASES = {
     "groups": (2, 12, 4, 3, 27, (3, 1), 3, 2, True, (1, 2), 1, (2, 1)),
     "odd channels": (1, 7, 3, 4, 6, (1, 3), 1, 1, False, 1, (0, 2), 1),
     "no channel": (1, 0, 3, 4, 2, (1, 1), 1, 1, False, 1, 0, 1),
+    "no output": (1, 9, 5, 5, 0, (1, 1), 1, 1, True, 1, 0, 1),
 }
 
 
@@ -66,7 +67,7 @@ def arguments(case, given, pairs):
 def by_taps(case, weight):
     """The weight as kernels read it: [groups, taps, C / groups, O / groups]."""
     groups = CASES[case][6]
-    return weight.flatten(2).unflatten(0, (groups, -1)).permute(0, 3, 2, 1)
+    return weight.flatten(2).unflatten(0, (groups, len(weight) // groups)).permute(0, 3, 2, 1)
 
 
 def convolve(driver, case, given, pairs):
