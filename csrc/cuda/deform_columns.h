@@ -56,7 +56,7 @@ struct DeformInput {
   }
 
   // The next `count` of at most four channels of a pixel of all [N, H, W]; zeros after them.
-  DYNAMASK_HOST_DEVICE Pack<T, 4> channels(int64_t pixel, int64_t channel, int64_t count) const {
+  DYNAMASK_HOST_DEVICE Pack<T, 4> channels(int64_t pixel, int channel, int count) const {
     const S* from = features + pixel * shape.channels + channel;
     Pack<T, 4> out{};
     if (packed && count > 0) {
@@ -115,8 +115,8 @@ DYNAMASK_HOST_DEVICE TapRead<T> tap_read(const DeformInput<S, T>& a, int64_t pix
 // columns[p * pitch + c / 4].value[c % 4] = channel `channel` + c of what read p reads, for kPixels
 // reads and kChannels channels; zeros from `count` channels on.
 template <int kPixels, int kChannels, typename S, typename T>
-__device__ void gather_columns(const DeformInput<S, T>& a, const TapRead<T>* reads, int64_t channel,
-                               int64_t count, Pack<T, 4>* columns, int pitch) {
+__device__ void gather_columns(const DeformInput<S, T>& a, const TapRead<T>* reads, int channel,
+                               int count, Pack<T, 4>* columns, int pitch) {
   constexpr int kPacks = kChannels / 4;
   for (int i = threadIdx.x; i < kPixels * kPacks; i += kTileThreads) {
     const int p = i / kPacks, c = i % kPacks * 4;

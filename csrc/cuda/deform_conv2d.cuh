@@ -19,25 +19,25 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>)
   __shared__ typename Product::Right weights;
   __shared__ TapRead<T> reads[Product::kRows];
   const DeformConv2dShape& s = a.shape;
-  const int64_t group_outs = s.group_out_channels(), group_channels = s.group_channels();
-  const int64_t out_tiles = ceil_divide(group_outs, Product::kColumns);
-  const int64_t first_out = blockIdx.x % out_tiles * Product::kColumns;
-  const int64_t group = blockIdx.x / out_tiles % s.groups;
+  // 32 bits where they do, for registers are short
+  const int group_outs = s.group_out_channels(), group_channels = s.group_channels();
+  const int out_tiles = ceil_divide(group_outs, Product::kColumns);
+  const int first_out = blockIdx.x % out_tiles * Product::kColumns;
+  const int group = blockIdx.x / out_tiles % s.groups;
   const int64_t first_pixel = blockIdx.x / (out_tiles * s.groups) * Product::kRows;
   const int t = threadIdx.x;
 
   Product product;
-  const int64_t end = (group + 1) * group_channels;
-  for (int64_t begin = group * group_channels, run_end; begin < end; begin = run_end) {
-    // channels that share their offsets
-    const int64_t offset_group = begin / s.offset_group_channels();
-    run_end = min(end, (offset_group + 1) * s.offset_group_channels());
-    for (int64_t tap = 0; tap < s.taps(); ++tap) {
+  const int end = (group + 1) * group_channels, of_offset = s.offset_group_channels();
+  for (int begin = group * group_channels, run_end; begin < end; begin = run_end) {
+    const int offset_group = begin / of_offset;
+    run_end = min(end, (offset_group + 1) * of_offset);  // the channels that share their offsets
+    for (int tap = 0; tap < s.taps(); ++tap) {
       for (int p = t; p < Product::kRows; p += kTileThreads)
         reads[p] = tap_read(a, first_pixel + p, offset_group, tap);
       __syncthreads();
-      for (int64_t c = begin; c < run_end; c += kDepth<T>) {
-        const int64_t count = run_end - c;
+      for (int c = begin; c < run_end; c += kDepth<T>) {
+        const int count = run_end - c;
         gather_columns<Product::kRows, kDepth<T>>(a, reads, c, count, columns[0],
                                                   kDepth<T> / 4 + 1);
         const int64_t first_row = (group * s.taps() + tap) * group_channels + c % group_channels;
@@ -75,18 +75,14 @@ void launch_deform_conv2d(Stream stream, const DeformInput<S, T>& a, const T* we
     launch(stream, blocks, kTileThreads, deform_conv2d_kernel<S, T, kM, kN>, a, weight, bias, out);
 }
 
-// Tiles as wide as there are output channels, so that columns are gathered as seldom as possible.
+// Tiles no wider than there are output channels.
 template <typename S, typename T>
 void deform_conv2d(Stream stream, const DeformInput<S, T>& a, const T* weight, const T* bias,
                    S* out) {
   const int64_t outs = a.shape.group_out_channels();
-  if constexpr (sizeof(T) == 8)
+  if (sizeof(T) == 8 || outs > 2 * kSide)
     launch_deform_conv2d<4, 4>(stream, a, weight, bias, out);
-  else if (outs > 4 * kSide)
-    launch_deform_conv2d<4, 8>(stream, a, weight, bias, out);
-  else if (outs > 2 * kSide)
-    launch_deform_conv2d<8, 4>(stream, a, weight, bias, out);
-  else
+  else if constexpr (sizeof(T) == 4)
     launch_deform_conv2d<8, 2>(stream, a, weight, bias, out);
 }
 

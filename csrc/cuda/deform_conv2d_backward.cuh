@@ -21,7 +21,7 @@ struct ReadGradients {
 // left[p].value = the incoming gradient of pixel first_pixel + p, k out channels from `channel` on.
 template <int kPixels, typename S, typename T>
 __device__ void load_gradients(const S* grad, int64_t out_channels, int64_t first_pixel,
-                               int64_t pixels, int64_t channel, int64_t count, Pack<T, 4>* left,
+                               int64_t pixels, int channel, int count, Pack<T, 4>* left,
                                int pitch) {
   for (int i = threadIdx.x; i < kPixels * kDepth<T>; i += kTileThreads) {
     const int p = i / kDepth<T>, k = i % kDepth<T>;
@@ -51,9 +51,9 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>) deform_conv2d_ba
   __shared__ typename Product::Right weights;
   __shared__ TapRead<T> reads[kReadsOfTile];
   const DeformConv2dShape& s = a.shape;
-  const int64_t group_outs = s.group_out_channels(), group_channels = s.group_channels();
-  const int64_t tap = blockIdx.x % s.taps();
-  const int64_t offset_group = blockIdx.x / s.taps() % s.offset_groups;
+  // 32 bits where they do, for registers are short
+  const int group_outs = s.group_out_channels(), group_channels = s.group_channels();
+  const int tap = blockIdx.x % s.taps(), offset_group = blockIdx.x / s.taps() % s.offset_groups;
   const int64_t first_pixel = blockIdx.x / (s.taps() * s.offset_groups) * kReadsOfTile;
   const int t = threadIdx.x;
   const auto terms = sums.terms();
@@ -62,13 +62,13 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>) deform_conv2d_ba
   __syncthreads();
 
   T products[4][4] = {};  // of each pixel of the thread, with each neighbour
-  const int64_t end = (offset_group + 1) * s.offset_group_channels();
-  for (int64_t c = offset_group * s.offset_group_channels(), next; c < end; c = next) {
-    const int64_t group = c / group_channels;
+  const int end = (offset_group + 1) * s.offset_group_channels();
+  for (int c = end - s.offset_group_channels(), next; c < end; c = next) {
+    const int group = c / group_channels;
     next = min(c + Product::kColumns, min(end, (group + 1) * group_channels));
     Product columns;
     const int64_t first_row = (group * s.taps() + tap) * group_outs;
-    for (int64_t o = 0; o < group_outs; o += kDepth<T>) {
+    for (int o = 0; o < group_outs; o += kDepth<T>) {
       load_gradients<Product::kRows>(grad, s.out_channels, first_pixel, a.pixels(),
                                      group * group_outs + o, group_outs - o, grads[0],
                                      kDepth<T> / 4 + 1);
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>) deform_conv2d_ba
       columns.add(grads, weights);
       __syncthreads();
     }
-    const int64_t channel = c + Product::column(0), count = next - channel;
+    const int channel = c + Product::column(0), count = next - channel;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const TapRead<T>& read = reads[Product::row(i)];

@@ -70,7 +70,8 @@ __device__ void add_to(Sum* place, const Pack<Sum, kCount>& part) {
 
 constexpr int kSumThreads = 256;
 
-// The largest magnitude of all numbers, NaN above all: one atomic maximum per thread.
+// The largest magnitude of all numbers, NaN above all: one atomic maximum per warp. Bound by
+// memory.
 template <typename S, typename T>
 __global__ void largest_magnitude_kernel(const S* values, int64_t count, T* largest) {
   using Bits = std::conditional_t<sizeof(T) == 8, unsigned long long, unsigned>;
@@ -82,7 +83,11 @@ __global__ void largest_magnitude_kernel(const S* values, int64_t count, T* larg
     memcpy(&bits, &magnitude, sizeof(bits));
     most = bits > most ? bits : most;
   }
-  atomicMax(reinterpret_cast<Bits*>(largest), most);
+  for (int by = 16; by > 0; by /= 2) {
+    const Bits other = __shfl_xor_sync(~0u, most, by);
+    most = other > most ? other : most;
+  }
+  if (threadIdx.x % 32 == 0) atomicMax(reinterpret_cast<Bits*>(largest), most);
 }
 
 // `largest` starts as zero.

@@ -38,7 +38,9 @@ struct TileProduct {
     return (j / kPack * kSide + static_cast<int>(threadIdx.x) % kSide) * kPack + j % kPack;
   }
 
+  // The terms of one step are summed first: a sum of thousands loses fewer digits in two levels.
   DYNAMASK_HOST_DEVICE void add(const Left& left, const Right& right) {
+    T part[kM][kN] = {};
 #pragma unroll 1
     for (int k = 0; k < kDepth<T>; k += 4) {
       Pack<T, 4> a[kM];
@@ -53,10 +55,14 @@ struct TileProduct {
           for (int i = 0; i < kM; ++i)
 #pragma unroll
             for (int e = 0; e < kPack; ++e)
-              sum[i][j + e] = fma(a[i].value[l], b.value[e], sum[i][j + e]);
+              part[i][j + e] = fma(a[i].value[l], b.value[e], part[i][j + e]);
         }
       }
     }
+#pragma unroll
+    for (int i = 0; i < kM; ++i)
+#pragma unroll
+      for (int j = 0; j < kN; ++j) sum[i][j] += part[i][j];
   }
 };
 

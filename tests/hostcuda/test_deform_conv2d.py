@@ -92,6 +92,15 @@ def test_matches_reference(hostcuda, case, dtype):
     assert_as_accurate(convolve(driver, case, given, pairs), exact, plain)
 
 
+def test_long_sums_are_as_accurate_as_short_ones(hostcuda, monkeypatch):
+    monkeypatch.setitem(CASES, "long", (1, 256, 4, 4, 8, (3, 3), 1, 1, False, 1, 1, 1))
+    given, pairs = tensors("long", torch.float32)
+    exact = run(reference, [x if x is None else x.double() for x in given], pairs)
+    plain = run(reference, given, pairs)
+    driver = hostcuda("deform_conv2d", "memory", FEW)
+    assert_as_accurate(convolve(driver, "long", given, pairs), exact, plain)
+
+
 def test_has_no_races(hostcuda):
     given, pairs = tensors("groups", torch.float32)
     driver = hostcuda("deform_conv2d", "threads", FEW)
