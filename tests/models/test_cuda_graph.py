@@ -6,15 +6,12 @@ does here whatever touches another device.
 
 import pytest
 import torch
-from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
     unset_fake_temporarily,
 )
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from dynamask.models.dynamic_mask_head import DynamicMaskHead
 from dynamask.models.fused import fuse
@@ -23,20 +20,10 @@ from dynamask.ops import Polygons
 from dynamask.ops.feature_aggregation import FeatureAggregationWeights, _on_cuda
 
 from ..gpu.captured import Captured
+from ..ops.one_device import OnOneDevice
 
 CLASSES, CHANNELS, IMAGE, ROIS = 5, 64, (256, 320), 100
 MODES = ("dynamic", "size", "fixed=3")
-
-
-class OnOneDevice(TorchDispatchMode):
-    """Refuses to meet or make a tensor that is not on a GPU: to copy one is to wait."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for x in tree_leaves((args, kwargs, result)):
-            if isinstance(x, Tensor) and x.device.type != "cuda":
-                raise AssertionError(f"{function} of a tensor on {x.device}")
-        return result
 
 
 @pytest.fixture

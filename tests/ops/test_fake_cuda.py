@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from dynamask import _library
 
+from .one_device import OnOneDevice
 from .samples import SAMPLES
 
 pytestmark = pytest.mark.cpu_only  # the device is a fake
@@ -44,3 +45,14 @@ def test_fake_cuda_is_like_the_cpu(name, n, dtype):
             assert fake.stride() == real.stride()
         else:
             assert fake.dim() == real.dim()
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLES.keys() - _library.CPU_ONLY))
+def test_the_way_to_the_kernel_waits_for_nothing(name):
+    """Nor does it copy from the host, which is to wait."""
+    sample = SAMPLES[name]
+    arguments = sample.arguments()
+    with FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True) as mode, torch.no_grad():
+        given = on_fake_cuda(mode, arguments)
+        with OnOneDevice():
+            sample.operator(*given)
