@@ -23,51 +23,55 @@ def tile_pixels(tile, out_pixels, PIXELS: tl.constexpr):
 @triton.jit
 def sample_positions(offset, plane, base_y, base_x, height, width, exists):
     # Where one tap of each pixel reads: between rows y and y + 1, columns x and x + 1, (fy, fx) in
-    # [0, 1) below and right of (y, x). A position outside (-1, H) x (-1, W), or one that is no
-    # number, is moved below the image, where all is zero.
-    v = base_y + tl.load(offset, mask=exists, other=0.0).to(tl.float32)
-    u = base_x + tl.load(offset + plane, mask=exists, other=0.0).to(tl.float32)
-    inside = exists & (v >= -1.0) & (v < height) & (u >= -1.0) & (u < width)
-    v = tl.where(inside, v, height)
-    u = tl.where(inside, u, 0.0)
+    # [0, 1) below and right of (y, x). A coordinate outside, or one that is no number, is moved to
+    # the far edge, where all neighbours are zeros; so are both where there is no pixel.
+    v = base_y + tl.load(offset, mask=exists, other=float("nan")).to(tl.float32)
+    u = base_x + tl.load(offset + plane, mask=exists, other=float("nan")).to(tl.float32)
+    v = tl.where((v >= -1.0) & (v < height), v, height)
+    u = tl.where((u >= -1.0) & (u < width), u, width)
     y, x = tl.floor(v), tl.floor(u)
     return y.to(tl.int32), x.to(tl.int32), v - y, u - x
 
 
 @triton.jit
 def corners(y, x, height, width):
-    # Which of the four neighbours of a position are in the image.
-    top, bottom = (y >= 0) & (y < height), y + 1 < height
-    left, right = x >= 0, x + 1 < width
+    # Which of the four neighbours of a position are in the image; -1 is a large unsigned number.
+    top, bottom = y.to(tl.uint32) < tl.cast(height, tl.uint32), y + 1 < height
+    left, right = x.to(tl.uint32) < tl.cast(width, tl.uint32), x + 1 < width
     return top & left, top & right, bottom & left, bottom & right
 
 
 @triton.jit
-def load_channels(pixels, channels, exists, inside, WHOLE: tl.constexpr):
-    # [pixels, channels] in fp32, zeros at pixels that do not exist; WHOLE: all channels are inside.
-    places = pixels[:, None] + channels[None, :]
+def load_channels(images, places, channels, exists, inside, WHOLE: tl.constexpr):
+    # [pixels, channels], zeros at pixels that do not exist; WHOLE: all channels are inside.
+    pointers = images[:, None] + (places[:, None] + channels[None, :])
     if WHOLE:
-        x = tl.load(places, mask=exists[:, None], other=0.0)
-    else:
-        x = tl.load(places, mask=exists[:, None] & inside, other=0.0)
-    return x.to(tl.float32)
+        return tl.load(pointers, mask=exists[:, None], other=0.0)
+    return tl.load(pointers, mask=exists[:, None] & inside, other=0.0)
 
 
 @triton.jit
-def sampled_columns(
-    k, input, offset, mask, n, images, base_y, base_x, height, width, input_pixel, offset_plane,
-    mask_plane, group_channel, segment, steps, offset_channels, dilation_y, dilation_x,
-    TAPS: tl.constexpr, KERNEL_WIDTH: tl.constexpr, WHOLE: tl.constexpr, CHANNELS: tl.constexpr,
+def step_channels(k, TAPS: tl.constexpr, SEGMENT: tl.constexpr, CHANNELS: tl.constexpr):
+    # Step k is a tap of CHANNELS channels of a segment: the tap, the first channel of the segment,
+    # and which of its channels. Taps are innermost: they find the channels they share in the L1.
+    SLABS: tl.constexpr = (SEGMENT + CHANNELS - 1) // CHANNELS
+    within = k // TAPS % SLABS * CHANNELS + tl.arange(0, CHANNELS)
+    return k % TAPS, k // TAPS // SLABS * SEGMENT, within
+
+
+@triton.jit
+def read_neighbours(
+    k, images, offset, mask, n, limit, base_y, base_x, height, width, input_pixel, offset_plane,
+    mask_plane, group_channel, dilation_y, dilation_x, STEPS: tl.constexpr, TAPS: tl.constexpr,
+    KERNEL_WIDTH: tl.constexpr, SEGMENT: tl.constexpr, OFFSET_CHANNELS: tl.constexpr,
+    WIDE: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    # Step k of the sum: [PIXELS, CHANNELS] of the input where one tap reads it. Taps are
-    # innermost: neighbours find the channels they share in the L1. After the last step, zeros.
-    slabs = tl.cdiv(segment, CHANNELS)
-    exists = n < tl.where(k < steps, images, 0)
-    tap = k % TAPS
-    slab = k // TAPS
-    within = slab % slabs * CHANNELS + tl.arange(0, CHANNELS)
-    channel = group_channel + slab // slabs * segment
-    plane = channel // offset_channels * TAPS + tap
+    # The four neighbours of where step k of the sum reads the input, [PIXELS, CHANNELS], and their
+    # weights; zeros after the last step and where the image n is not below the limit.
+    exists = n < tl.where(k < STEPS, limit, 0)
+    tap, first, within = step_channels(k, TAPS, SEGMENT, CHANNELS)
+    first += group_channel
+    plane = first // OFFSET_CHANNELS * TAPS + tap
     y, x, fy, fx = sample_positions(
         offset + 2 * plane * offset_plane,
         offset_plane,
@@ -82,27 +86,50 @@ def sampled_columns(
     if mask is not None:
         scale = tl.load(mask + plane * mask_plane, mask=exists, other=0.0).to(tl.float32)
         top, bottom = top * scale, bottom * scale
-    c = channel + within
-    inside = within[None, :] < segment
-    upper = input + (y * width + x).to(tl.int64) * input_pixel
-    lower = upper + width * input_pixel
-    x = (top * (1.0 - fx))[:, None] * load_channels(upper, c, top_left, inside, WHOLE)
-    x += (top * fx)[:, None] * load_channels(upper + input_pixel, c, top_right, inside, WHOLE)
-    x += (bottom * (1.0 - fx))[:, None] * load_channels(lower, c, bottom_left, inside, WHOLE)
-    x += (bottom * fx)[:, None] * load_channels(lower + input_pixel, c, bottom_right, inside, WHOLE)
-    return x.to(input.dtype.scalar.element_ty)
+    c = first + within
+    inside = within[None, :] < SEGMENT
+    WHOLE: tl.constexpr = SEGMENT % CHANNELS == 0
+    place = pixel_place(y, x, width, input_pixel, WIDE)
+    below = place + width * input_pixel
+    return (
+        (top * (1.0 - fx), load_channels(images, place, c, top_left, inside, WHOLE)),
+        (top * fx, load_channels(images, place + input_pixel, c, top_right, inside, WHOLE)),
+        (bottom * (1.0 - fx), load_channels(images, below, c, bottom_left, inside, WHOLE)),
+        (bottom * fx, load_channels(images, below + input_pixel, c, bottom_right, inside, WHOLE)),
+    )
+
+
+@triton.jit
+def pixel_place(y, x, width, pixel, WIDE: tl.constexpr):
+    # How far into an image a pixel is; WIDE: in 64 bits.
+    place = y * width + x
+    if WIDE:
+        place = place.to(tl.int64)
+    return place * pixel
+
+
+@triton.jit
+def between(neighbours):
+    # The input between them, rounded once: sums in its own dtype, two numbers an instruction, would
+    # err four times as much in bf16.
+    top_left, top_right, bottom_left, bottom_right = neighbours
+    x = top_left[0][:, None] * top_left[1].to(tl.float32)
+    x += top_right[0][:, None] * top_right[1].to(tl.float32)
+    x += bottom_left[0][:, None] * bottom_left[1].to(tl.float32)
+    x += bottom_right[0][:, None] * bottom_right[1].to(tl.float32)
+    return x.to(top_left[1].dtype)
 
 
 @triton.jit
 def deform_conv2d_kernel(
     input, offset, mask, weight, bias, residual, out, count,
-    batch, height, width, out_pixels, out_width,
-    channels, segment, offset_channels, out_channels,
+    batch, height, width, out_pixels, out_width, out_channels,
     input_image, input_pixel, offset_image, offset_plane, offset_pixel,
     mask_image, mask_plane, mask_pixel,
     out_image, out_channel, out_pixel, residual_image, residual_channel, residual_pixel,
     stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
-    TAPS: tl.constexpr, KERNEL_WIDTH: tl.constexpr, RELU: tl.constexpr, WHOLE: tl.constexpr,
+    TAPS: tl.constexpr, KERNEL_WIDTH: tl.constexpr, GROUP_CHANNELS: tl.constexpr,
+    SEGMENT: tl.constexpr, OFFSET_CHANNELS: tl.constexpr, WIDE: tl.constexpr, RELU: tl.constexpr,
     PRECISION: tl.constexpr, INTERPRETED: tl.constexpr, PIXELS: tl.constexpr, OUT: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):  # fmt: skip
@@ -113,47 +140,48 @@ def deform_conv2d_kernel(
     group = tl.program_id(1) // blocks
     o = tl.program_id(1) % blocks * OUT + tl.arange(0, OUT)
     tile = tl.program_id(0)
-    images = batch
+    limit = tl.cast(batch, tl.int32)
     if count is not None:
-        images = tl.minimum(images, tl.load(count))
-    if tile.to(tl.int64) * PIXELS >= images * out_pixels.to(tl.int64):
+        limit = tl.minimum(limit, tl.load(count)).to(tl.int32)
+    if tile.to(tl.int64) * PIXELS >= limit.to(tl.int64) * out_pixels:
         return
     n, q = tile_pixels(tile, out_pixels, PIXELS)
-    exists = n < images
     base_y = q // out_width * stride_y - padding_y
     base_x = q % out_width * stride_x - padding_x
-    image = input + n * input_image
-    weight += (group * TAPS * channels).to(tl.int64) * out_channels
+    images = input + n * input_image
+    image = n.to(tl.int32)
+    weight += (group * TAPS * GROUP_CHANNELS).to(tl.int64) * out_channels
     offset += n * offset_image + q.to(tl.int64) * offset_pixel
     if mask is not None:
         mask += n * mask_image + q.to(tl.int64) * mask_pixel
 
     acc = tl.zeros((PIXELS, OUT), tl.float32)
-    slabs = tl.cdiv(segment, CHANNELS)  # of a segment: channels of one offset group
-    steps = channels // segment * slabs * TAPS
-    a = sampled_columns(
-        0, image, offset, mask, n, images, base_y, base_x, height, width, input_pixel, offset_plane,
-        mask_plane, group * channels, segment, steps, offset_channels, dilation_y, dilation_x,
-        TAPS, KERNEL_WIDTH, WHOLE, CHANNELS,
+    STEPS: tl.constexpr = GROUP_CHANNELS // SEGMENT * ((SEGMENT + CHANNELS - 1) // CHANNELS) * TAPS
+    neighbours = read_neighbours(
+        0, images, offset, mask, image, limit, base_y, base_x, height, width, input_pixel,
+        offset_plane, mask_plane, group * GROUP_CHANNELS, dilation_y, dilation_x,
+        STEPS, TAPS, KERNEL_WIDTH, SEGMENT, OFFSET_CHANNELS, WIDE, CHANNELS,
     )  # fmt: skip
-    for k in range(0, steps):
-        tap = k % TAPS
-        slab = k // TAPS
-        within = slab % slabs * CHANNELS + tl.arange(0, CHANNELS)
-        row = tap * channels + slab // slabs * segment + within
+    a = between(neighbours)
+    for k in range(0, STEPS):
+        # the next neighbours arrive during the product; read where they are multiplied, the
+        # compiler would copy all four to shared memory
+        neighbours = read_neighbours(
+            k + 1, images, offset, mask, image, limit, base_y, base_x, height, width, input_pixel,
+            offset_plane, mask_plane, group * GROUP_CHANNELS, dilation_y, dilation_x,
+            STEPS, TAPS, KERNEL_WIDTH, SEGMENT, OFFSET_CHANNELS, WIDE, CHANNELS,
+        )  # fmt: skip
+        tap, first, within = step_channels(k, TAPS, SEGMENT, CHANNELS)
+        row = tap * GROUP_CHANNELS + first + within
         b = tl.load(
             weight + (row[:, None] * out_channels + o[None, :]),
-            mask=(within[:, None] < segment) & (o[None, :] < out_channels),
+            mask=(within[:, None] < SEGMENT) & (o[None, :] < out_channels),
             other=0.0,
         )
         if INTERPRETED:
             a, b = a.to(tl.float32), b.to(tl.float32)
         acc = tl.dot(a, b, acc, input_precision=PRECISION)
-        a = sampled_columns(
-            k + 1, image, offset, mask, n, images, base_y, base_x, height, width, input_pixel,
-            offset_plane, mask_plane, group * channels, segment, steps, offset_channels, dilation_y,
-            dilation_x, TAPS, KERNEL_WIDTH, WHOLE, CHANNELS,
-        )  # fmt: skip
+        a = between(neighbours)
 
     o_inside = o < out_channels
     o += group * out_channels
@@ -161,7 +189,7 @@ def deform_conv2d_kernel(
         acc += tl.load(bias + o, mask=o_inside, other=0.0).to(tl.float32)[None, :]
     if RELU:
         acc = tl.where(acc < 0.0, 0.0, acc)
-    stored = exists[:, None] & o_inside[None, :]
+    stored = (image < limit)[:, None] & o_inside[None, :]
     if residual is not None:
         at = n * residual_image + q.to(tl.int64) * residual_pixel
         at = residual + at[:, None] + o[None, :].to(tl.int64) * residual_channel
@@ -176,9 +204,9 @@ def block_sizes(dtype: torch.dtype, segment: int, out_channels: int) -> dict[str
     if dtype == torch.float32:
         out = min(64, max(16, triton.next_power_of_2(out_channels)))
         return {"PIXELS": 64, "OUT": out, "CHANNELS": 16, "num_warps": 4, "num_stages": 2}
-    out = min(128, max(16, triton.next_power_of_2(out_channels)))
+    out = min(256, max(16, triton.next_power_of_2(out_channels)))
     channels = min(32, max(16, triton.next_power_of_2(segment)))
-    return {"PIXELS": 128, "OUT": out, "CHANNELS": channels, "num_warps": 8, "num_stages": 3}
+    return {"PIXELS": 64, "OUT": out, "CHANNELS": channels, "num_warps": 8, "num_stages": 3}
 
 
 def pack_weight(weight: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
@@ -248,15 +276,17 @@ def launch(
 
     deform_conv2d_kernel[grid](
         *(input, offset, mask, weight, bias, residual, out, count),
-        *(batch, *size, pixels, out_width),
-        *(channels, segment, offset_channels, out_channels),
+        *(batch, *size, pixels, out_width, out_channels),
         *(input.stride(0), input.stride(2)),
         *(*strides(offset), *strides(mask), *strides(out), *strides(residual)),
         *(*stride, *padding, *dilation),
         TAPS=taps,
         KERNEL_WIDTH=kernel_width,
+        GROUP_CHANNELS=channels,
+        SEGMENT=segment,
+        OFFSET_CHANNELS=offset_channels,
+        WIDE=size[0] * size[1] * input.stride(2) >= 2**31,
         RELU=relu,
-        WHOLE=segment % sizes["CHANNELS"] == 0,
         PRECISION="ieee" if ieee else "tf32",
         INTERPRETED=INTERPRETED,
         **sizes,

@@ -99,15 +99,17 @@ class Call:
         self.constants = {
             "TAPS": self.taps,
             "KERNEL_WIDTH": self.kernel_width,
+            "GROUP_CHANNELS": self.channels,
+            "SEGMENT": self.segment,
+            "OFFSET_CHANNELS": self.offset_channels,
+            "WIDE": self.height * self.width * max(all_channels, self.input.stride(2)) >= 2**31,
             "PRECISION": "tf32" if tf32 else "ieee",
             "INTERPRETED": INTERPRETED,
         }
 
     def sizes(self) -> tuple[int, ...]:
-        return (
-            *(self.batch, self.height, self.width, self.pixels, self.out_width),
-            *(self.channels, self.segment, self.offset_channels, self.out_channels),
-        )
+        pixels = (self.height, self.width, self.pixels, self.out_width)
+        return (self.batch, *pixels, self.out_channels)
 
     def read_strides(self) -> tuple[int, ...]:
         """Of the gradient, the input, the offsets and the mask."""
@@ -149,7 +151,6 @@ class Call:
             *(*sum_strides, *strides(offsets), *strides(masks)),
             *self.numbers,
             **self.constants,
-            WHOLE=self.segment % sizes["CHANNELS"] == 0,
             OUT_BLOCKS=triton.cdiv(self.out_channels, sizes["OUT"]),
             RESIDENT=self.out_channels <= sizes["OUT"] and self.segment == self.offset_channels,
             **sizes,
@@ -174,7 +175,6 @@ class Call:
             *self.read_strides(),
             *self.numbers,
             **self.constants,
-            WHOLE=self.segment % sizes["CHANNELS"] == 0,
             **sizes,
         )
         total = sums.sum(0).permute(0, 3, 2, 1)  # [groups, O / groups, C / groups, taps]

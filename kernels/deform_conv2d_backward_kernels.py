@@ -5,10 +5,13 @@ import triton
 import triton.language as tl
 
 from dynamask.kernels.deform_conv2d import (
+    between,
     corners,
     load_channels,
+    pixel_place,
+    read_neighbours,
     sample_positions,
-    sampled_columns,
+    step_channels,
     tile_pixels,
 )
 
@@ -21,30 +24,30 @@ def load_rows(rows, first, channels, exists, count):
 
 
 @triton.jit
-def add_channels(pixels, channels, values, exists, inside, WHOLE: tl.constexpr, per_unit):
+def add_channels(images, places, channels, values, exists, inside, WHOLE: tl.constexpr, per_unit):
     # Adds [pixels, channels]; to whole numbers as multiples of their unit.
     if per_unit is not None:
         values = tl.floor(values.to(tl.float64) * tl.load(per_unit) + 0.5).to(tl.int64)
-    places = pixels[:, None] + channels[None, :]
+    pointers = images[:, None] + (places[:, None] + channels[None, :])
     if WHOLE:
-        tl.atomic_add(places, values, mask=exists[:, None], sem="relaxed")
+        tl.atomic_add(pointers, values, mask=exists[:, None], sem="relaxed")
     else:
-        tl.atomic_add(places, values, mask=exists[:, None] & inside, sem="relaxed")
+        tl.atomic_add(pointers, values, mask=exists[:, None] & inside, sem="relaxed")
 
 
 @triton.jit
 def deform_conv2d_backward_data_kernel(
     grad, input, offset, mask, weight, grad_input, grad_offset, grad_mask, per_unit,
-    batch, height, width, out_pixels, out_width,
-    channels, segment, offset_channels, out_channels,
+    batch, height, width, out_pixels, out_width, out_channels,
     grad_image, grad_pixel, input_image, input_pixel, offset_image, offset_plane, offset_pixel,
     mask_image, mask_plane, mask_pixel, grad_input_image, grad_input_pixel,
     grad_offset_image, grad_offset_plane, grad_offset_pixel,
     grad_mask_image, grad_mask_plane, grad_mask_pixel,
     stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
-    TAPS: tl.constexpr, KERNEL_WIDTH: tl.constexpr, WHOLE: tl.constexpr, OUT_BLOCKS: tl.constexpr,
-    RESIDENT: tl.constexpr, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr,
-    PIXELS: tl.constexpr, OUT: tl.constexpr, CHANNELS: tl.constexpr,
+    TAPS: tl.constexpr, KERNEL_WIDTH: tl.constexpr, GROUP_CHANNELS: tl.constexpr,
+    SEGMENT: tl.constexpr, OFFSET_CHANNELS: tl.constexpr, WIDE: tl.constexpr,
+    OUT_BLOCKS: tl.constexpr, RESIDENT: tl.constexpr, PRECISION: tl.constexpr,
+    INTERPRETED: tl.constexpr, PIXELS: tl.constexpr, OUT: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     # A program owns one tap of PIXELS output pixels and all channels of one offset group, so that
     # it knows the whole gradient of their offsets. Bound by the atomic additions to the four
@@ -68,21 +71,22 @@ def deform_conv2d_backward_data_kernel(
         place = mask + n * mask_image + q.to(tl.int64) * mask_pixel + plane * mask_plane
         scale = tl.load(place, mask=exists, other=0.0).to(tl.float32)
     top_left, top_right, bottom_left, bottom_right = corners(y, x, height, width)
-    pixel = (y * width + x).to(tl.int64)
+    images, place = input + n * input_image, pixel_place(y, x, width, input_pixel, WIDE)
+    below = place + width * input_pixel
     rows = grad + n * grad_image + q.to(tl.int64) * grad_pixel
 
     if RESIDENT:
-        group = tl.program_id(1) * offset_channels // channels
+        group = tl.program_id(1) * OFFSET_CHANNELS // GROUP_CHANNELS
         g = load_rows(rows, group * out_channels, tl.arange(0, OUT), exists, out_channels)
     product_top_left = tl.zeros((PIXELS,), tl.float32)
     product_top_right = tl.zeros((PIXELS,), tl.float32)
     product_bottom_left = tl.zeros((PIXELS,), tl.float32)
     product_bottom_right = tl.zeros((PIXELS,), tl.float32)
-    slabs = tl.cdiv(segment, CHANNELS)
-    for step in range(0, offset_channels // segment * slabs):
-        within = step % slabs * CHANNELS + tl.arange(0, CHANNELS)
-        first = tl.program_id(1) * offset_channels + step // slabs * segment
-        group = first // channels
+    SLABS: tl.constexpr = (SEGMENT + CHANNELS - 1) // CHANNELS
+    for step in range(0, OFFSET_CHANNELS // SEGMENT * SLABS):
+        _, first, within = step_channels(step, 1, SEGMENT, CHANNELS)
+        first += tl.program_id(1) * OFFSET_CHANNELS
+        group = first // GROUP_CHANNELS
         c = first + within
         # the gradient of what the tap read
         columns = tl.zeros((PIXELS, CHANNELS), tl.float32)
@@ -92,9 +96,9 @@ def deform_conv2d_backward_data_kernel(
                 g = load_rows(rows, group * out_channels, o, exists, out_channels)
             w = tl.load(
                 weight
-                + ((group * TAPS + tap) * out_channels + o)[:, None].to(tl.int64) * channels
-                + (c - group * channels)[None, :],
-                mask=(o < out_channels)[:, None] & (within < segment)[None, :],
+                + ((group * TAPS + tap) * out_channels + o)[:, None].to(tl.int64) * GROUP_CHANNELS
+                + (c - group * GROUP_CHANNELS)[None, :],
+                mask=(o < out_channels)[:, None] & (within < SEGMENT)[None, :],
                 other=0.0,
             )
             if INTERPRETED:
@@ -102,30 +106,31 @@ def deform_conv2d_backward_data_kernel(
             columns = tl.dot(g, w, columns, input_precision=PRECISION)
         # narrowed, so that half the bytes go from the layout of the product to that of the memory
         columns = columns.to(grad.dtype.element_ty).to(tl.float32)
-        inside = within[None, :] < segment
+        inside = within[None, :] < SEGMENT
+        WHOLE: tl.constexpr = SEGMENT % CHANNELS == 0
         if grad_offset is not None or grad_mask is not None:
-            upper = input + n * input_image + pixel * input_pixel
-            lower = upper + width * input_pixel
-            value = load_channels(upper, c, top_left, inside, WHOLE)
-            product_top_left += tl.sum(columns * value, 1)
-            value = load_channels(upper + input_pixel, c, top_right, inside, WHOLE)
-            product_top_right += tl.sum(columns * value, 1)
-            value = load_channels(lower, c, bottom_left, inside, WHOLE)
-            product_bottom_left += tl.sum(columns * value, 1)
-            value = load_channels(lower + input_pixel, c, bottom_right, inside, WHOLE)
-            product_bottom_right += tl.sum(columns * value, 1)
+            value = load_channels(images, place, c, top_left, inside, WHOLE)
+            product_top_left += tl.sum(columns * value.to(tl.float32), 1)
+            value = load_channels(images, place + input_pixel, c, top_right, inside, WHOLE)
+            product_top_right += tl.sum(columns * value.to(tl.float32), 1)
+            value = load_channels(images, below, c, bottom_left, inside, WHOLE)
+            product_bottom_left += tl.sum(columns * value.to(tl.float32), 1)
+            value = load_channels(images, below + input_pixel, c, bottom_right, inside, WHOLE)
+            product_bottom_right += tl.sum(columns * value.to(tl.float32), 1)
         if grad_input is not None:
-            upper = grad_input + n * grad_input_image + pixel * grad_input_pixel
-            lower = upper + width * grad_input_pixel
+            sums = grad_input + n * grad_input_image
+            to = pixel_place(y, x, width, grad_input_pixel, WIDE)
+            to_below = to + width * grad_input_pixel
             top, bottom = (1.0 - fy) * scale, fy * scale
             value = columns * (top * (1.0 - fx))[:, None]
-            add_channels(upper, c, value, top_left, inside, WHOLE, per_unit)
+            add_channels(sums, to, c, value, top_left, inside, WHOLE, per_unit)
             value = columns * (top * fx)[:, None]
-            add_channels(upper + grad_input_pixel, c, value, top_right, inside, WHOLE, per_unit)
+            add_channels(sums, to + grad_input_pixel, c, value, top_right, inside, WHOLE, per_unit)
             value = columns * (bottom * (1.0 - fx))[:, None]
-            add_channels(lower, c, value, bottom_left, inside, WHOLE, per_unit)
+            add_channels(sums, to_below, c, value, bottom_left, inside, WHOLE, per_unit)
+            to_below += grad_input_pixel
             value = columns * (bottom * fx)[:, None]
-            add_channels(lower + grad_input_pixel, c, value, bottom_right, inside, WHOLE, per_unit)
+            add_channels(sums, to_below, c, value, bottom_right, inside, WHOLE, per_unit)
 
     if grad_offset is not None:
         left = product_bottom_left - product_top_left
@@ -147,73 +152,77 @@ def deform_conv2d_backward_data_kernel(
 
 
 @triton.jit
-def tile_columns(
+def tile_neighbours(
     tile, k, input, offset, mask, batch, height, width, out_pixels, out_width,
     input_image, input_pixel, offset_image, offset_plane, offset_pixel, mask_image, mask_plane,
-    mask_pixel, group_channel, segment, steps, offset_channels,
-    stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
-    TAPS: tl.constexpr, KERNEL_WIDTH: tl.constexpr, WHOLE: tl.constexpr, PIXELS: tl.constexpr,
+    mask_pixel, group_channel, stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
+    STEPS: tl.constexpr, TAPS: tl.constexpr, KERNEL_WIDTH: tl.constexpr, SEGMENT: tl.constexpr,
+    OFFSET_CHANNELS: tl.constexpr, WIDE: tl.constexpr, PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    # Step k of a tile of pixels, [PIXELS, CHANNELS]; zeros after the last tile.
+    # The neighbours of step k in a tile of pixels; zeros after the last tile.
     n, q = tile_pixels(tile, out_pixels, PIXELS)
     place = q.to(tl.int64)
     if mask is not None:
         mask += n * mask_image + place * mask_pixel
-    return sampled_columns(
+    return read_neighbours(
         k, input + n * input_image, offset + n * offset_image + place * offset_pixel, mask,
         n, batch, q // out_width * stride_y - padding_y, q % out_width * stride_x - padding_x,
-        height, width, input_pixel, offset_plane, mask_plane, group_channel, segment, steps,
-        offset_channels, dilation_y, dilation_x, TAPS, KERNEL_WIDTH, WHOLE, CHANNELS,
+        height, width, input_pixel, offset_plane, mask_plane, group_channel,
+        dilation_y, dilation_x, STEPS, TAPS, KERNEL_WIDTH, SEGMENT, OFFSET_CHANNELS, WIDE, CHANNELS,
     )  # fmt: skip
 
 
 @triton.jit
 def deform_conv2d_backward_weight_kernel(
     grad, input, offset, mask, sums,
-    batch, height, width, out_pixels, out_width,
-    channels, segment, offset_channels, out_channels, tiles, groups,
+    batch, height, width, out_pixels, out_width, out_channels, tiles, groups,
     grad_image, grad_pixel, input_image, input_pixel, offset_image, offset_plane, offset_pixel,
     mask_image, mask_plane, mask_pixel,
     stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
-    TAPS: tl.constexpr, KERNEL_WIDTH: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
-    INTERPRETED: tl.constexpr, PIXELS: tl.constexpr, OUT: tl.constexpr, CHANNELS: tl.constexpr,
+    TAPS: tl.constexpr, KERNEL_WIDTH: tl.constexpr, GROUP_CHANNELS: tl.constexpr,
+    SEGMENT: tl.constexpr, OFFSET_CHANNELS: tl.constexpr, WIDE: tl.constexpr,
+    PRECISION: tl.constexpr, INTERPRETED: tl.constexpr, PIXELS: tl.constexpr, OUT: tl.constexpr,
+    CHANNELS: tl.constexpr,
 ):  # fmt: skip
     # A program owns the weights of one tap between CHANNELS channels and OUT output channels, and
     # sums over every so many-th tile of pixels; the sums of all programs are added afterwards.
     # Bound by the reads of the four neighbours.
-    slabs = tl.cdiv(segment, CHANNELS)
-    steps = channels // segment * slabs * TAPS
+    STEPS: tl.constexpr = GROUP_CHANNELS // SEGMENT * ((SEGMENT + CHANNELS - 1) // CHANNELS) * TAPS
     blocks = tl.cdiv(out_channels, OUT)
-    k = tl.program_id(1) // blocks % steps
-    group = tl.program_id(1) // blocks // steps
+    k = tl.program_id(1) // blocks % STEPS
+    group = tl.program_id(1) // blocks // STEPS
     o = tl.program_id(1) % blocks * OUT + tl.arange(0, OUT)
     total = tl.zeros((CHANNELS, OUT), tl.float32)
-    a = tile_columns(
+    splits = tl.num_programs(0)
+    neighbours = tile_neighbours(
         tl.program_id(0), k, input, offset, mask, batch, height, width, out_pixels, out_width,
         input_image, input_pixel, offset_image, offset_plane, offset_pixel, mask_image, mask_plane,
-        mask_pixel, group * channels, segment, steps, offset_channels, stride_y, stride_x,
-        padding_y, padding_x, dilation_y, dilation_x, TAPS, KERNEL_WIDTH, WHOLE, PIXELS, CHANNELS,
+        mask_pixel, group * GROUP_CHANNELS, stride_y, stride_x, padding_y, padding_x,
+        dilation_y, dilation_x, STEPS, TAPS, KERNEL_WIDTH, SEGMENT, OFFSET_CHANNELS, WIDE, PIXELS,
+        CHANNELS,
     )  # fmt: skip
-    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
+    a = between(neighbours)
+    for tile in range(tl.program_id(0), tiles, splits):
+        neighbours = tile_neighbours(
+            tile + splits, k, input, offset, mask, batch, height, width, out_pixels, out_width,
+            input_image, input_pixel, offset_image, offset_plane, offset_pixel, mask_image,
+            mask_plane, mask_pixel, group * GROUP_CHANNELS,
+            stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
+            STEPS, TAPS, KERNEL_WIDTH, SEGMENT, OFFSET_CHANNELS, WIDE, PIXELS, CHANNELS,
+        )  # fmt: skip
         n, q = tile_pixels(tile, out_pixels, PIXELS)
         rows = grad + n * grad_image + q.to(tl.int64) * grad_pixel
         g = load_rows(rows, group * out_channels, o, n < batch, out_channels)
         if INTERPRETED:
             a, g = a.to(tl.float32), g.to(tl.float32)
         total = tl.dot(tl.trans(a), g, total, input_precision=PRECISION)
-        a = tile_columns(
-            tile + tl.num_programs(0), k, input, offset, mask, batch, height, width, out_pixels,
-            out_width, input_image, input_pixel, offset_image, offset_plane, offset_pixel,
-            mask_image, mask_plane, mask_pixel, group * channels, segment, steps, offset_channels,
-            stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
-            TAPS, KERNEL_WIDTH, WHOLE, PIXELS, CHANNELS,
-        )  # fmt: skip
+        a = between(neighbours)
 
-    within = k // TAPS % slabs * CHANNELS + tl.arange(0, CHANNELS)
-    row = (tl.program_id(0) * groups + group) * TAPS + k % TAPS
-    row = row.to(tl.int64) * channels + k // TAPS // slabs * segment + within
-    inside = (within < segment)[:, None] & (o < out_channels)[None, :]
+    tap, first, within = step_channels(k, TAPS, SEGMENT, CHANNELS)
+    row = (tl.program_id(0) * groups + group) * TAPS + tap
+    row = row.to(tl.int64) * GROUP_CHANNELS + first + within
+    inside = (within < SEGMENT)[:, None] & (o < out_channels)[None, :]
     tl.store(sums + row[:, None] * out_channels + o[None, :], total, mask=inside)
 
 

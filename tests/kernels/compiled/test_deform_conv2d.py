@@ -15,7 +15,7 @@ ABSENT_STRIDES = tuple(
 ONES = ("out_channel", "offset_pixel", "stride_y", "stride_x", "padding_y", "padding_x")
 DIVISIBLE = (
     *("input", "offset", "weight", "bias", "out", "out_pixels"),
-    *("channels", "segment", "offset_channels", "out_channels"),
+    "out_channels",
     *("input_image", "input_pixel", "offset_image", "offset_plane", "out_image", "out_pixel"),
 )
 
@@ -25,7 +25,8 @@ def arguments(dtype, channels):
     sizes = kernels.block_sizes(DTYPES[dtype], channels, channels)
     constants = {
         **{n: sizes[n] for n in ("PIXELS", "OUT", "CHANNELS")},
-        **{"TAPS": 9, "KERNEL_WIDTH": 3, "RELU": False, "WHOLE": True},
+        **{"TAPS": 9, "KERNEL_WIDTH": 3, "RELU": False, "WIDE": False},
+        **dict.fromkeys(("GROUP_CHANNELS", "SEGMENT", "OFFSET_CHANNELS"), channels),
         **{"PRECISION": "ieee", "INTERPRETED": False},
         **dict.fromkeys(ABSENT),
         **dict.fromkeys(ABSENT_STRIDES, 0),
@@ -50,5 +51,7 @@ def test_resources(compiled, channels, dtype, capability):
     found = compiled(kernel, signature, constants, capability, divisible=DIVISIBLE, **options)
     assert found.spilled == 0
     assert found.shared <= (163 if capability == 80 else 227) * 1024
+    # of sm_90, two programs on a multiprocessor
+    assert found.registers <= (128 if capability == 90 and dtype != "fp32" else 168)
     assert found.wide_loads >= 8
     assert found.mma > 0 or dtype == "fp32"

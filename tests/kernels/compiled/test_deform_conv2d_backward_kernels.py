@@ -8,7 +8,7 @@ kernels = pytest.importorskip("dynamask.kernels.deform_conv2d_backward_kernels")
 ONES = ("stride_y", "stride_x", "padding_y", "padding_x", "dilation_y", "dilation_x")
 DIVISIBLE = (
     *("grad", "input", "offset", "weight", "grad_input", "grad_offset", "sums", "out_pixels"),
-    *("channels", "segment", "offset_channels", "out_channels"),
+    "out_channels",
     *("grad_image", "grad_pixel", "input_image", "input_pixel", "grad_input_image"),
     *("grad_input_pixel", "offset_image", "offset_plane", "grad_offset_image"),
     "grad_offset_plane",
@@ -22,7 +22,7 @@ def build(compiled, kernel, sizes, dtype, capability, types, absent, constants):
     strides = [f"{x}_{y}" for x in absent for y in ("image", "plane", "pixel")]
     constants = {
         **{n: x for n, x in sizes.items() if n in names},
-        **{"TAPS": 9, "KERNEL_WIDTH": 3, "WHOLE": True, "PRECISION": "ieee"},
+        **{"TAPS": 9, "KERNEL_WIDTH": 3, "WIDE": False, "PRECISION": "ieee"},
         **{"INTERPRETED": False, "offset_pixel": 1, "grad_offset_pixel": 1},
         **dict.fromkeys(absent),
         **dict.fromkeys(strides, 0),
@@ -38,9 +38,13 @@ def build(compiled, kernel, sizes, dtype, capability, types, absent, constants):
     return compiled(kernel, signature, constants, capability, divisible=divisible, **options)
 
 
+def of_channels(channels):
+    return dict.fromkeys(("GROUP_CHANNELS", "SEGMENT", "OFFSET_CHANNELS"), channels)
+
+
 def check(found, dtype, capability):
     assert found.spilled == 0
-    assert found.registers <= 192
+    assert found.registers <= 208
     assert found.shared <= (163 if capability == 80 else 227) * 1024
     assert found.wide_loads > 0
     assert found.mma > 0 or dtype == "fp32"
@@ -53,7 +57,7 @@ def test_resources_of_the_data_kernel(compiled, channels, dtype, capability):
     kernel = kernels.deform_conv2d_backward_data_kernel
     absent = ("mask", "grad_mask", "per_unit")
     blocks = channels // sizes["OUT"]
-    constants = {"OUT_BLOCKS": blocks, "RESIDENT": blocks == 1}
+    constants = {"OUT_BLOCKS": blocks, "RESIDENT": blocks == 1, **of_channels(channels)}
     types = {"grad_input": "*fp32"}
     check(
         build(compiled, kernel, sizes, dtype, capability, types, absent, constants),
@@ -67,7 +71,7 @@ def test_whole_numbers_compile(compiled, capability):
     sizes = kernels.data_block_sizes(DTYPES["bf16"], 256, 256)
     kernel = kernels.deform_conv2d_backward_data_kernel
     types = {"grad_input": "*i64", "per_unit": "*fp64"}
-    constants = {"OUT_BLOCKS": 1, "RESIDENT": True}
+    constants = {"OUT_BLOCKS": 1, "RESIDENT": True, **of_channels(256)}
     absent = ("mask", "grad_mask")
     found = build(compiled, kernel, sizes, "bf16", capability, types, absent, constants)
     assert found.registers <= 192
@@ -79,9 +83,9 @@ def test_whole_numbers_compile(compiled, capability):
 def test_resources_of_the_weight_kernel(compiled, channels, dtype, capability):
     sizes = kernels.weight_block_sizes(DTYPES[dtype], channels, channels)
     kernel = kernels.deform_conv2d_backward_weight_kernel
-    types = {"sums": "*fp32"}
+    types, constants = {"sums": "*fp32"}, {"groups": 1, **of_channels(channels)}
     check(
-        build(compiled, kernel, sizes, dtype, capability, types, ("mask",), {"groups": 1}),
+        build(compiled, kernel, sizes, dtype, capability, types, ("mask",), constants),
         dtype,
         capability,
     )
