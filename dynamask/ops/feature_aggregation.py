@@ -108,7 +108,8 @@ def _composed(x, level, rois, spatial_scale, weights) -> Tensor:
 @composed_on_cuda("feature_aggregation")
 def _on_cuda(x, level, rois, spatial_scale, count, *weights) -> Tensor:
     layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
-    out = _composed(x, level, rois, spatial_scale, FeatureAggregationWeights(*weights))
+    with torch.autocast(x.device.type, enabled=False):  # a kernel computes in the dtype of x
+        out = _composed(x, level, rois, spatial_scale, FeatureAggregationWeights(*weights))
     return out.contiguous(memory_format=layout)
 
 

@@ -255,6 +255,14 @@ def test_the_cuda_seat_is_made_of_operators(layout, dtype, case):
     assert out.numel() == 0 or out.is_contiguous(memory_format=layout)
 
 
+def test_the_cuda_seat_keeps_the_dtype_under_autocast():
+    seat = importlib.import_module("dynamask.ops.feature_aggregation")._on_cuda
+    *args, weights = inputs("one group", torch.float32)
+    expected = seat(*args, None, *weights)
+    with torch.autocast(expected.device.type, torch.bfloat16):
+        assert torch.equal(seat(*args, None, *weights), expected)
+
+
 def change(index, change):
     """The arguments of a call that fits, one of them changed."""
     torch.manual_seed(0)
