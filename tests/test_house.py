@@ -124,6 +124,28 @@ def test_every_cuda_kernel_runs_under_sanitizers():
         assert "__global__" not in path.read_text(), path
 
 
+def kernels_and_their_comments():
+    """Each with the comment before it, in CUDA C++, or with those inside of it, in Triton."""
+    for path in tracked("csrc/cuda/*.cuh"):
+        text = path.read_text()
+        kernel = r"((?:^//.*\n)*)(?:template.*\n)?.*__global__ void[^(]*?(\w+)\("
+        found = re.findall(kernel, text, re.MULTILINE)
+        assert len(found) == text.count("__global__"), path
+        yield from ((name, comment) for comment, name in found)
+    for path in tracked("kernels/*.py"):
+        for part in path.read_text().split("@triton.jit")[1:]:
+            name = re.search(r"def (\w+)\(", part)[1]
+            if name.endswith("_kernel"):
+                yield name, "".join(re.findall(r"#.*\n", part))
+
+
+def test_every_kernel_says_what_one_owns_and_what_bounds_it():
+    for name, comment in kernels_and_their_comments():
+        words = " ".join(re.sub(r"//|#", " ", comment).split())
+        assert " owns" in words or " own " in words, name
+        assert "ound by" in words, name
+
+
 def test_every_triton_kernel_is_interpreted_and_compiled():
     for path in tracked("kernels/*.py"):
         if "triton.jit" in path.read_text():

@@ -73,8 +73,9 @@ static __global__ void encode_masks_count_kernel(PasteMasks masks, int64_t* coun
   }
 }
 
-// The same again, writing. `ends` is the running sum of the counts: all masks' places lie one after
-// the other, and after those of each mask the number of pixels, the end of its last run.
+// The same again, writing: a warp owns the same columns, and is bound by the same arithmetic.
+// `ends` is the running sum of the counts: all masks' places lie one after the other, and after
+// those of each mask the number of pixels, the end of its last run.
 static __global__ void encode_masks_places_kernel(PasteMasks masks, const int64_t* counts,
                                                   const int64_t* ends, int64_t* places) {
   const int64_t n = blockIdx.x;
@@ -138,7 +139,8 @@ static __global__ void encode_masks_lengths_kernel(const int64_t* ends, int64_t 
   });
 }
 
-// The same again, writing. `text_ends` is the running sum of the lengths; offsets[n + 1] is where
+// The same again, writing: a thread owns the same runs. Bound by memory. `text_ends` is the running
+// sum of the lengths; offsets[n + 1] is where
 // the string of mask n ends.
 static __global__ void encode_masks_text_kernel(const int64_t* ends, int64_t width,
                                                 const int64_t* places, const int64_t* lengths,

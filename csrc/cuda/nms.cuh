@@ -128,7 +128,8 @@ void nms(Stream stream, const Nms<T>& a) {
   }
 }
 
-// A thread owns a place of the output: past the last box it is a zero that is not valid.
+// A thread owns a place of the output: past the last box it is a zero that is not valid. Bound by
+// latency.
 static __global__ void nms_valid(const int64_t* kept, int64_t max_out, int64_t* keep, bool* valid) {
   const int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (k >= max_out) return;

@@ -63,7 +63,7 @@ struct PastedMask {
 constexpr int kPasteThreads = 128;
 constexpr int kBlocksPerMask = 32;
 
-// A thread owns a mask: how many values it has.
+// A thread owns a mask: how many values it has. Bound by latency.
 static __global__ void mask_values(const int64_t* sizes, int64_t count, int64_t* values) {
   const int64_t n = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (n < count) values[n] = sizes[n] * sizes[n];
@@ -83,7 +83,7 @@ static __global__ void paste_masks_kernel(PasteMasks masks, bool* frames) {
   }
 }
 
-// A thread owns a mask: which pixels it may cover, and in how many bytes.
+// A thread owns a mask: which pixels it may cover, and in how many bytes. Bound by latency.
 static __global__ void paste_masks_boxes(PasteMasks masks, int64_t* pixel_boxes, int64_t* bytes) {
   const int64_t n = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (n >= masks.count) return;
