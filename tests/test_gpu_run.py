@@ -33,10 +33,10 @@ def test_goes_on_after_a_failure(capfd):
 
 
 def test_a_late_step_may_still_report(folder):
-    code = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('reported')"
-    (outcome,) = gpu.go_through([python(code, seconds=2)])
+    code = "import time\ntry: time.sleep(600)\nexcept KeyboardInterrupt: print('reported')"
+    (outcome,) = gpu.go_through([python(code, seconds=5)])
     assert outcome.word == "timed out"
-    assert outcome.seconds < 10
+    assert outcome.seconds < 600
     assert (folder / "test.log").read_text().strip() == "reported"
 
 
