@@ -200,13 +200,19 @@ def deform_conv2d_kernel(
 
 
 def block_sizes(dtype: torch.dtype, segment: int, out_channels: int) -> dict[str, int]:
-    """PIXELS, OUT and CHANNELS of a program, and how Triton compiles it."""
+    """PIXELS, OUT and CHANNELS of a program, and how Triton compiles it.
+
+    Up to 256 output channels, so that each sample is read once. With as many pixels and channels as
+    make 16 bytes of each neighbour a thread, no thread works out where two pixels read, and two
+    programs of 256 output channels share a multiprocessor: one samples while the other multiplies.
+    In fp32, as many sums as the registers of a thread hold.
+    """
+    out, channels = (max(16, triton.next_power_of_2(x)) for x in (out_channels, segment))
     if dtype == torch.float32:
-        out = min(64, max(16, triton.next_power_of_2(out_channels)))
-        return {"PIXELS": 64, "OUT": out, "CHANNELS": 16, "num_warps": 4, "num_stages": 2}
-    out = min(256, max(16, triton.next_power_of_2(out_channels)))
-    channels = min(32, max(16, triton.next_power_of_2(segment)))
-    return {"PIXELS": 64, "OUT": out, "CHANNELS": channels, "num_warps": 8, "num_stages": 3}
+        sizes = {"PIXELS": 64, "OUT": min(128, out), "CHANNELS": 16}
+        return {**sizes, "num_warps": 8, "num_stages": 2}
+    sizes = {"PIXELS": 64, "OUT": min(256, out), "CHANNELS": min(32, channels)}
+    return {**sizes, "num_warps": 8, "num_stages": 3}
 
 
 def pack_weight(weight: Tensor, groups: int, dtype: torch.dtype) -> Tensor:

@@ -4,6 +4,7 @@ import torch
 from .conftest import CAPABILITIES
 
 kernels = pytest.importorskip("dynamask.kernels.deform_conv2d")
+backward = pytest.importorskip("dynamask.kernels.deform_conv2d_backward")
 
 STAGES = (256, 128, 64, 32)  # channels of the mask branch at 14, 28, 56 and 112 pixels
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -55,3 +56,48 @@ def test_resources(compiled, channels, dtype, capability):
     assert found.registers <= (128 if capability == 90 and dtype != "fp32" else 168)
     assert found.wide_loads >= 8
     assert found.mma > 0 or dtype == "fp32"
+
+
+CALLS = {
+    # n, c, h, w, out, kernel, groups, offset groups
+    "sizes of one": (1, 1, 1, 1, 1, (1, 1), 1, 1),
+    "one row": (1, 16, 1, 7, 16, (1, 3), 1, 1),
+    "groups across": (2, 12, 5, 4, 9, (3, 3), 3, 2),
+    "depthwise": (2, 6, 5, 4, 6, (3, 3), 6, 1),
+}
+
+
+@pytest.fixture
+def allow_tf32():
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, True
+    yield
+    matmul.allow_tf32 = before
+
+
+@pytest.mark.parametrize(("case", "tf32"), [*((case, False) for case in CALLS), ("one row", True)])
+def test_specialises(absent_gpu, allow_tf32, case, tf32):
+    """Sizes of one are constants to the compiler, and tensors may be of several dtypes."""
+    n, c, h, w, out, (kernel_height, kernel_width), groups, offset_groups = CALLS[case]
+    features, geometry = (torch.float32,) * 2 if tf32 else (torch.float16, torch.bfloat16)
+    planes = offset_groups * kernel_height * kernel_width
+    input = torch.zeros(n, c, h, w, dtype=features)
+    weight = torch.zeros(out, c // groups, kernel_height, kernel_width)
+    offset = torch.zeros(n, 2 * planes, h, w, dtype=geometry)
+    mask = torch.zeros(n, planes, h, w, dtype=geometry)
+    numbers = [1, 1], [kernel_height // 2, kernel_width // 2], [1, 1]
+    y = kernels.deform_conv2d(input, offset, weight, torch.zeros(out), *numbers, mask)
+    backward.deform_conv2d_backward(
+        y, input, offset, weight, mask, *numbers, True, True, True, True, tf32
+    )
+    assert len(absent_gpu.launches) == 3
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_images_of_more_than_32_bits(compiled, capability):
+    signature, constants, options = arguments("bf16", 32)
+    constants["WIDE"] = True
+    kernel = kernels.deform_conv2d_kernel
+    found = compiled(kernel, signature, constants, capability, divisible=DIVISIBLE, **options)
+    assert found.spilled == 0
+    assert found.wide_loads >= 8
