@@ -169,7 +169,7 @@ class Call:
             dtype=torch.float32,
             device=self.input.device,
         )
-        deform_conv2d_backward_weight_kernel[(splits, blocks)](
+        deform_conv2d_backward_weight_kernel[(blocks, splits)](
             *(self.grad, self.input, self.offset, self.mask, sums),
             *(*self.sizes(), tiles, self.groups),
             *self.read_strides(),

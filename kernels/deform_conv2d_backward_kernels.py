@@ -187,23 +187,23 @@ def deform_conv2d_backward_weight_kernel(
 ):  # fmt: skip
     # A program owns the weights of one tap between CHANNELS channels and OUT output channels, and
     # sums over every so many-th tile of pixels; the sums of all programs are added afterwards.
-    # Bound by the reads of the four neighbours.
+    # Programs of the same tiles start together. Bound by the reads of the four neighbours.
     STEPS: tl.constexpr = GROUP_CHANNELS // SEGMENT * ((SEGMENT + CHANNELS - 1) // CHANNELS) * TAPS
     blocks = tl.cdiv(out_channels, OUT)
-    k = tl.program_id(1) // blocks % STEPS
-    group = tl.program_id(1) // blocks // STEPS
-    o = tl.program_id(1) % blocks * OUT + tl.arange(0, OUT)
+    k = tl.program_id(0) // blocks % STEPS
+    group = tl.program_id(0) // blocks // STEPS
+    o = tl.program_id(0) % blocks * OUT + tl.arange(0, OUT)
     total = tl.zeros((CHANNELS, OUT), tl.float32)
-    splits = tl.num_programs(0)
+    splits = tl.num_programs(1)
     neighbours = tile_neighbours(
-        tl.program_id(0), k, input, offset, mask, batch, height, width, out_pixels, out_width,
+        tl.program_id(1), k, input, offset, mask, batch, height, width, out_pixels, out_width,
         input_image, input_pixel, offset_image, offset_plane, offset_pixel, mask_image, mask_plane,
         mask_pixel, group * GROUP_CHANNELS, stride_y, stride_x, padding_y, padding_x,
         dilation_y, dilation_x, STEPS, TAPS, KERNEL_WIDTH, SEGMENT, OFFSET_CHANNELS, WIDE, PIXELS,
         CHANNELS,
     )  # fmt: skip
     a = between(neighbours)
-    for tile in range(tl.program_id(0), tiles, splits):
+    for tile in range(tl.program_id(1), tiles, splits):
         neighbours = tile_neighbours(
             tile + splits, k, input, offset, mask, batch, height, width, out_pixels, out_width,
             input_image, input_pixel, offset_image, offset_plane, offset_pixel, mask_image,
@@ -220,7 +220,7 @@ def deform_conv2d_backward_weight_kernel(
         a = between(neighbours)
 
     tap, first, within = step_channels(k, TAPS, SEGMENT, CHANNELS)
-    row = (tl.program_id(0) * groups + group) * TAPS + tap
+    row = (tl.program_id(1) * groups + group) * TAPS + tap
     row = row.to(tl.int64) * GROUP_CHANNELS + first + within
     inside = (within < SEGMENT)[:, None] & (o < out_channels)[None, :]
     tl.store(sums + row[:, None] * out_channels + o[None, :], total, mask=inside)
