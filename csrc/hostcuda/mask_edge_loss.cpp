@@ -1,6 +1,7 @@
 #include "cuda/mask_edge_loss.cuh"
 
 #include "hostcuda/arrays.h"
+#include "hostcuda/dtypes.h"
 
 namespace {
 
@@ -45,17 +46,6 @@ void run(hostcuda::Input& in, hostcuda::Output& out) {
 int main(int, char** arguments) {
   hostcuda::Input in(arguments[1]);
   hostcuda::Output out(arguments[2]);
-  switch (in.number()) {
-    case 0:
-      run<float, float>(in, out);
-      break;
-    case 1:
-      run<double, double>(in, out);
-      break;
-    case 2:
-      run<Float16, float>(in, out);
-      break;
-    default:
-      run<BFloat16, float>(in, out);
-  }
+  hostcuda::with_dtype(in.number(),
+                       [&](auto s, auto t) { run<decltype(s), decltype(t)>(in, out); });
 }
