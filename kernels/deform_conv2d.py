@@ -71,7 +71,7 @@ def read_neighbours(
     exists = n < tl.where(k < STEPS, limit, 0)
     tap, first, within = step_channels(k, TAPS, SEGMENT, CHANNELS)
     first += group_channel
-    plane = first // OFFSET_CHANNELS * TAPS + tap
+    plane = tl.cast(first // OFFSET_CHANNELS * TAPS + tap, tl.int64)
     y, x, fy, fx = sample_positions(
         offset + 2 * plane * offset_plane,
         offset_plane,

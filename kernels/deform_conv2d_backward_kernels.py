@@ -55,7 +55,7 @@ def deform_conv2d_backward_data_kernel(
     tap = tl.program_id(0) % TAPS
     n, q = tile_pixels(tl.program_id(0) // TAPS, out_pixels, PIXELS)
     exists = n < batch
-    plane = tl.program_id(1) * TAPS + tap
+    plane = (tl.program_id(1) * TAPS + tap).to(tl.int64)
     place = offset + n * offset_image + q.to(tl.int64) * offset_pixel + 2 * plane * offset_plane
     y, x, fy, fx = sample_positions(
         place,
