@@ -255,6 +255,7 @@ def test_the_cuda_seat_is_made_of_operators(layout, dtype, case):
     assert out.numel() == 0 or out.is_contiguous(memory_format=layout)
 
 
+@pytest.mark.filterwarnings("ignore:CUDA is not available")  # a pretended device has no autocast
 def test_the_cuda_seat_keeps_the_dtype_under_autocast():
     seat = importlib.import_module("dynamask.ops.feature_aggregation")._on_cuda
     *args, weights = inputs("one group", torch.float32)
