@@ -173,6 +173,11 @@ def wait_for(process: subprocess.Popen, seconds: float) -> str:
     return "timed out"
 
 
+def heed_interrupts() -> None:
+    """What a shell starts in the background ignores them, and so does what that starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run(step: Step, seconds: float, log: Path) -> Outcome:
     """Runs a step for at most so many seconds, its output into a log."""
     start = time.monotonic()
@@ -187,6 +192,7 @@ def run(step: Step, seconds: float, log: Path) -> Outcome:
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=heed_interrupts,
         )
         word = wait_for(process, seconds)
     lines = log.read_text(errors="replace").strip().splitlines()

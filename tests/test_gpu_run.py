@@ -1,5 +1,6 @@
 """What `make gpu` does with its steps, without a GPU."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,9 +33,14 @@ def test_goes_on_after_a_failure(capfd):
     assert "bench" in capfd.readouterr().out
 
 
-def test_a_late_step_may_still_report(folder):
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN])
+def test_a_late_step_may_still_report(folder, handler):
     code = "import time\ntry: time.sleep(600)\nexcept KeyboardInterrupt: print('reported')"
-    (outcome,) = gpu.go_through([python(code, seconds=5)])
+    before = signal.signal(signal.SIGINT, handler)  # ignored, as in the background of a shell
+    try:
+        (outcome,) = gpu.go_through([python(code, seconds=5)])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert outcome.word == "timed out"
     assert outcome.seconds < 600
     assert (folder / "test.log").read_text().strip() == "reported"
