@@ -20,42 +20,6 @@ RoiPooling<T> as_kernels_see_it(const PyramidPooling& pooling, const Tensor& box
   return a;
 }
 
-template <typename T>
-struct Gradients {
-  const Device& device;
-  const RoiPooling<T>& pooling;
-  const Bins bins;
-  const Tensor& grad;
-  bool rows;
-
-  template <typename S>
-  void add_freely(const std::vector<Tensor>& maps) const {
-    Maps<T> to{};
-    for (size_t l = 0; l < maps.size(); ++l) to.level[l] = maps[l].mutable_data_ptr<T>();
-    launch_roi_align_backward(device.stream, pooling, bins, static_cast<const S*>(grad.data_ptr()),
-                              FreeSums<T>{}, to, rows);
-  }
-
-  template <typename S>
-  void add_in_any_order(const std::vector<Tensor>& maps) const {
-    const S* from = static_cast<const S*>(grad.data_ptr());
-    const auto largest = torch::stable::new_zeros(grad, {1}, sum_dtype(grad));
-    largest_magnitude(device.stream, from, grad.numel(), largest.mutable_data_ptr<T>());
-    const FixedSums<T> sums{largest.const_data_ptr<T>(), 1,
-                            bits_of_fixed_sums(pooling.rois * bins.y * bins.x)};
-    std::vector<Tensor> whole;
-    Maps<unsigned long long> to{};
-    for (size_t l = 0; l < maps.size(); ++l) {
-      whole.push_back(torch::stable::new_zeros(grad, {maps[l].numel()}, ScalarType::Long));
-      to.level[l] = reinterpret_cast<unsigned long long*>(whole[l].mutable_data_ptr<int64_t>());
-    }
-    launch_roi_align_backward(device.stream, pooling, bins, from, sums, to, rows);
-    for (size_t l = 0; l < maps.size(); ++l)
-      from_fixed_sums(device.stream, to.level[l], maps[l].numel(), sums,
-                      maps[l].mutable_data_ptr<T>());
-  }
-};
-
 }  // namespace
 
 std::vector<Tensor> PyramidPooling::forward(const std::vector<Tensor>& features_,
@@ -105,18 +69,20 @@ std::vector<Tensor> PyramidPooling::backward(const Tensor& grad_, const Tensor& 
   for (size_t l = 0; l < sizes.size(); l += 2) {
     maps.push_back(
         empty_maps(grad, {batch, channels, sizes[l], sizes[l + 1]}, dtype, channels_last));
-    torch::stable::zero_(maps.back());
+    if (!deterministic || grad.numel() == 0) torch::stable::zero_(maps.back());
   }
   if (grad.numel() > 0)
     with_storage_type(grad, [&](auto s, auto t) {
       using S = decltype(s);
       using T = decltype(t);
       const auto a = as_kernels_see_it<T>(*this, boxes, batch, channels, sizes);
-      const Gradients<T> gradients{device, a, {grad.size(2), grad.size(3)}, grad, channels_last};
-      if (deterministic)
-        gradients.template add_in_any_order<S>(maps);
-      else
-        gradients.template add_freely<S>(maps);
+      const Bins bins{grad.size(2), grad.size(3)};
+      const S* from = static_cast<const S*>(grad.data_ptr());
+      Maps<T> to{};
+      for (size_t l = 0; l < maps.size(); ++l) to.level[l] = maps[l].mutable_data_ptr<T>();
+      const auto add =
+          deterministic ? launch_roi_align_gather<S, T> : launch_roi_align_scatter<S, T>;
+      add(device.stream, a, bins, from, to, channels_last);
     });
   for (Tensor& map : maps) map = to(map, grad_.scalar_type());
   return maps;

@@ -45,28 +45,15 @@ void run(hostcuda::Input& in, hostcuda::Output& out) {
     return;
   }
   const auto grad = in.array<S>();
-  if (!deterministic) {
-    std::vector<std::vector<T>> sums;
-    Maps<T> maps{};
-    for (int64_t l = 0; l < levels; ++l) sums.emplace_back(numel(l));
-    for (int64_t l = 0; l < levels; ++l) maps.level[l] = sums[l].data();
-    launch_roi_align_backward(Stream{}, a, bins, grad.data(), FreeSums<T>{}, maps, rows);
-    for (const auto& map : sums) out.array(map);
-    return;
-  }
-  std::vector<std::vector<unsigned long long>> sums;
-  Maps<unsigned long long> maps{};
+  std::vector<std::vector<T>> sums;
+  Maps<T> maps{};
   for (int64_t l = 0; l < levels; ++l) sums.emplace_back(numel(l));
   for (int64_t l = 0; l < levels; ++l) maps.level[l] = sums[l].data();
-  T largest = 0;
-  largest_magnitude({}, grad.data(), static_cast<int64_t>(grad.size()), &largest);
-  const FixedSums<T> fixed{&largest, 1, bits_of_fixed_sums(a.rois * bins.y * bins.x)};
-  launch_roi_align_backward(Stream{}, a, bins, grad.data(), fixed, maps, rows);
-  for (const auto& map : sums) {
-    std::vector<T> values(map.size());
-    from_fixed_sums({}, map.data(), static_cast<int64_t>(map.size()), fixed, values.data());
-    out.array(values);
-  }
+  if (deterministic)
+    launch_roi_align_gather(Stream{}, a, bins, grad.data(), maps, rows);
+  else
+    launch_roi_align_scatter(Stream{}, a, bins, grad.data(), maps, rows);
+  for (const auto& map : sums) out.array(map);
 }
 
 }  // namespace

@@ -10,7 +10,11 @@ from .conftest import SANITIZERS, SanitizerError, split
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 SCALES = [1 / 4, 1 / 8, 1 / 16]
-FEW = {"kPoolThreads = 256": "kPoolThreads = 32"}
+FEW = {
+    "kPoolThreads = 256": "kPoolThreads = 32",
+    "kTile = 8": "kTile = 4",
+    "kGatherThreads = 256": "kGatherThreads = 32",
+}
 NAN, INF = float("nan"), float("inf")
 BOXES = torch.tensor(
     [
@@ -85,16 +89,17 @@ def test_matches_reference(hostcuda, dtype):
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_gradient(hostcuda, sanitizer):
     driver = hostcuda("roi_align", sanitizer, FEW)
-    for channels, rows in ((4, True), (3, False)):
+    for channels, rows, sampling_ratio in ((4, True, -1), (3, False, 2)):
+        options = (sampling_ratio, True)
         maps = [x.requires_grad_() for x in pyramid(channels, torch.float32, 3)]
         bins = (3, 2)
-        pooled = reference(maps, BOXES, bins, SCALES, -1, True, level_rule="detectron2")
+        pooled = reference(maps, BOXES, bins, SCALES, *options, level_rule="detectron2")
         grad = torch.randn_like(pooled)
         expected = torch.autograd.grad(pooled, maps, grad)
         like = [x.permute(0, 2, 3, 1) if rows else x for x in expected]
         sums = []
         for deterministic in (0, 1, 1):
-            given = arguments(maps, BOXES, bins, -1, True, "detectron2", rows, 1, deterministic)
+            given = arguments(maps, BOXES, bins, *options, "detectron2", rows, 1, deterministic)
             data = driver.run(*given, numbers(grad, rows))
             sums.append(split(data, [torch.zeros(x.shape) for x in like]))
             for got, wanted in zip(sums[-1], like):
@@ -109,6 +114,27 @@ def test_a_lost_atomic_is_caught(hostcuda):
     maps = pyramid(4, torch.float32, 3)
     given = arguments(maps, BOXES, (3, 2), -1, True, "detectron2", True, 1)
     with pytest.raises(SanitizerError, match="data race"):
+        driver.run(*given, torch.randn(len(BOXES), 3, 2, 4))
+
+
+@pytest.mark.parametrize(
+    ("sanitizer", "right", "wrong", "report"),
+    [
+        (
+            "threads",
+            "    __syncthreads();\n    for (int j = 0; exists",
+            "    for (int j = 0; exists",
+            "data race",
+        ),
+        ("memory", "x < width && channel", "x <= width && channel", "heap-buffer-overflow"),
+    ],
+    ids=["missing barrier", "off by one"],
+)
+def test_faults_of_the_gathering_form_are_caught(hostcuda, sanitizer, right, wrong, report):
+    driver = hostcuda("roi_align", sanitizer, {**FEW, right: wrong})
+    maps = [torch.randn(2, 4, 23 >> k, 31 >> k) for k in range(3)]  # tiles that reach beyond them
+    given = arguments(maps, BOXES, (3, 2), -1, True, "detectron2", True, 1, 1)
+    with pytest.raises(SanitizerError, match=report):
         driver.run(*given, torch.randn(len(BOXES), 3, 2, 4))
 
 
