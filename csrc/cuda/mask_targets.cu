@@ -8,9 +8,12 @@ std::vector<Tensor> of_bitmaps(const Tensor& masks_, const Tensor& boxes, const 
                                std::vector<int64_t> sizes) {
   const auto masks = contiguous(to_device_of(boxes, masks_));
   const TargetTensors<float> given(boxes, index, masks.size(0), sizes);
-  mask_targets(
-      given.device.stream, given.kernel,
-      Bitmaps{static_cast<const uint8_t*>(masks.const_data_ptr()), masks.size(1), masks.size(2)});
+  const int64_t height = masks.size(1), width = masks.size(2), rows = masks.size(0) * height;
+  const auto packed = empty(masks, {rows, words_of_row(width)}, ScalarType::Int);
+  auto* words = static_cast<uint32_t*>(packed.mutable_data_ptr());
+  pack_bitmaps(given.device.stream, static_cast<const uint8_t*>(masks.const_data_ptr()), rows,
+               width, words);
+  mask_targets(given.device.stream, given.kernel, Bitmaps{words, height, width});
   return given.targets;
 }
 

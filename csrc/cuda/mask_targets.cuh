@@ -29,25 +29,53 @@ struct TargetBoxes {
   }
 };
 
+// Words that hold a row of pixels: column c is bit c % 32 of word c / 32.
+DYNAMASK_HOST_DEVICE int64_t words_of_row(int64_t width) { return (width + 31) / 32; }
+
+// A warp owns every so many-th word of 32 pixels, a lane one of these. Bound by memory: the bitmaps
+// are read once, however many boxes lie on them.
+static __global__ void pack_bitmaps_kernel(const uint8_t* pixels, int64_t rows, int64_t width,
+                                           uint32_t* words) {
+  const int64_t per_row = words_of_row(width), warps = gridDim.x * (blockDim.x / 32);
+  const int lane = threadIdx.x % 32;
+  for (int64_t i = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32; i < rows * per_row;
+       i += warps) {
+    const int64_t row = i / per_row, column = i % per_row * 32 + lane;
+    const unsigned word = __ballot_sync(~0u, column < width && pixels[row * width + column] != 0);
+    if (lane == 0) words[i] = word;
+  }
+}
+
+// Rows of pixels, of which what is not 0 is foreground, a bit per pixel.
+inline void pack_bitmaps(Stream stream, const uint8_t* pixels, int64_t rows, int64_t width,
+                         uint32_t* words) {
+  const int64_t blocks = ceil_divide(rows * words_of_row(width), kTargetThreads / 32);
+  if (blocks > 0)
+    launch(stream, blocks < 65536 ? blocks : 65536, kTargetThreads, pack_bitmaps_kernel, pixels,
+           rows, width, words);
+}
+
 // A bitmap as lines, which are its rows.
 struct BitmapLines {
   static constexpr bool kAreColumns = false;
-  const uint8_t* pixels;  // [H, W]: what is not 0 is foreground
+  const uint32_t* words;  // [H, words_of_row]
   int64_t height, width;
 
   struct Line {
-    const uint8_t* pixels;
-    DYNAMASK_HOST_DEVICE float at(int64_t place) const { return pixels[place] != 0; }
+    const uint32_t* words;
+    DYNAMASK_HOST_DEVICE float at(int64_t place) const {
+      return words[place / 32] >> (place % 32) & 1;
+    }
   };
-  DYNAMASK_HOST_DEVICE Line line(int64_t row) const { return {pixels + row * width}; }
+  DYNAMASK_HOST_DEVICE Line line(int64_t row) const { return {words + row * words_of_row(width)}; }
 };
 
 struct Bitmaps {
-  const uint8_t* pixels;  // [G, H, W]
+  const uint32_t* words;  // [G, H, words_of_row]
   int64_t height, width;
 
   DYNAMASK_HOST_DEVICE BitmapLines of(int64_t g) const {
-    return {pixels + g * height * width, height, width};
+    return {words + g * height * words_of_row(width), height, width};
   }
 };
 

@@ -61,9 +61,10 @@ def test_a_target_of_an_instance_that_does_not_exist_is_zero(hostcuda):
     ("right", "wrong"),
     [
         ("a.target(r, k)", "a.target(r + 1, k)"),
-        ("pixels + g * height", "pixels + (g + 1) * height"),
+        ("words + g * height", "words + (g + 1) * height"),
+        ("column < width &&", "column <= width &&"),
     ],
-    ids=["writes past the targets", "reads past the bitmaps"],
+    ids=["writes past the targets", "reads past the words", "reads past the bitmaps"],
 )
 def test_planted_faults_are_caught(hostcuda, right, wrong):
     driver = hostcuda("mask_targets", "memory", {**FEW, right: wrong})
