@@ -19,7 +19,7 @@ test: $(VENV)/installed
 	OMP_NUM_THREADS=1 DYNAMASK_SIMD=avx2 $(BIN)/python -m pytest -q -n auto tests/ops
 	OMP_NUM_THREADS=1 DYNAMASK_SIMD=avx512 $(BIN)/python -m pytest -q -n auto tests/ops
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --pretend-cuda -k pretend tests
-	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/kernels
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n auto tests/kernels
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto tests
 
 bench: $(VENV)/installed
@@ -62,7 +62,8 @@ test-other-torch: wheel
 	rm -rf $(OTHER)/tests && mkdir $(OTHER)/tests && cp -r tests/conftest.py tests/ops $(OTHER)/tests
 	cd $(OTHER)/tests && OMP_NUM_THREADS=1 ../bin/python -m pytest -q -n auto --import-mode=importlib .
 
-# The stamp holds what was installed; a change of these files installs again.
+# The stamp holds what was installed; a change of these files installs again. These architectures
+# serve every GPU from Ampere on; a wheel has three more, which take as long again to build.
 $(VENV)/installed: pyproject.toml setup.py CMakeLists.txt constraints.txt $(shell find csrc -type f 2>/dev/null)
 	@command -v c++ >/dev/null || command -v g++ >/dev/null || \
 	  { echo "dynamask: no C++ compiler found. Install one, for example: apt install g++"; exit 2; }
@@ -70,7 +71,7 @@ $(VENV)/installed: pyproject.toml setup.py CMakeLists.txt constraints.txt $(shel
 	  { echo "dynamask: $(PYTHON) cannot make a virtual environment. Install its venv module, for example: apt install python3-venv"; exit 2; }
 	$(PIP) torch torchvision numpy
 	$(PIP) 'setuptools>=70.1' cmake ninja pybind11
-	$(PIP) --no-build-isolation -e '.[dev]'
+	TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-8.0;9.0;10.0+PTX}" $(PIP) --no-build-isolation -e '.[dev]'
 	@touch $@
 
 clean:
