@@ -64,9 +64,11 @@ class PretendCuda(TorchFunctionMode):
             set_sync_debug_mode=self.set_sync_debug_mode,
             graph_pool_handle=lambda: None,
             device=lambda device: nullcontext(),
-            Stream=mock.MagicMock,
+            Stream=lambda *device: mock.MagicMock(),
             stream=lambda stream: nullcontext(),
             current_stream=mock.MagicMock,
+            is_initialized=lambda: True,
+            is_current_stream_capturing=lambda: self.recording is not None,
             synchronize=lambda: None,
             Event=PretendEvent,
             get_device_name=lambda: "pretended",
@@ -85,7 +87,7 @@ class PretendCuda(TorchFunctionMode):
         self.may_wait = mode != "error"
 
     @contextmanager
-    def graph(self, graph: "PretendGraph", pool: Any = None):
+    def graph(self, graph: "PretendGraph", *options: Any, **more: Any):
         """A capture, which here runs what it records."""
         self.may_wait, self.recording = False, graph.calls
         try:
@@ -151,6 +153,9 @@ class PretendEvent:
 
     def record(self) -> None:
         self.time = time.perf_counter()
+
+    def wait(self) -> None:
+        """Nothing is ever late here."""
 
     def elapsed_time(self, end: "PretendEvent") -> float:
         """Milliseconds."""

@@ -34,6 +34,13 @@ def scaled_budget(budget: float, costs: Sequence[float]) -> float:
     return budget * costs[-1] / FULL_COST
 
 
+def is_recorded(x: Tensor) -> bool:
+    """Whether the latest operation on this tensor went into a CUDA graph."""
+    if not x.is_cuda or not torch.cuda.is_initialized():
+        return False
+    return torch.cuda.is_current_stream_capturing()
+
+
 class DynamicMaskHead(nn.Module):
     """The mask branch of DynaMask: each instance gets the mask size it needs, and costs no more.
 
@@ -135,7 +142,8 @@ class DynamicMaskHead(nn.Module):
     def last_counts(self) -> list[int]:
         """RoIs per mask size that the latest call chose; only asking for it waits for a device.
 
-        The replay of a CUDA graph is no call.
+        A call that is recorded as a CUDA graph is none, nor is a replay: see
+        :attr:`RecordedDetector.last_counts <dynamask.models.recorded.RecordedDetector>`.
         """
         return self.pyramid.chosen_counts(self._last_state)
 
@@ -184,7 +192,9 @@ class DynamicMaskHead(nn.Module):
             state = torch.full_like(instances.labels, len(self.sizes) - 1)
         if instances.valid is not None:  # what is not there costs as little as can be
             state = state.where(instances.valid, 0)
-        if not torch.compiler.is_exporting():  # an exported program keeps nothing between calls
+        # an exported program keeps nothing between calls, and what stands in the memory of a CUDA
+        # graph the next replay may have overwritten
+        if not (torch.compiler.is_exporting() or is_recorded(state)):
             self._last_state = state
         return self.pyramid(features, context, instances, state)
 

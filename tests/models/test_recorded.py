@@ -1,5 +1,6 @@
 """A detector recorded as a CUDA graph: what a recording needs is shown without a GPU."""
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -8,11 +9,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dynamask.models.detector import by_image
 from dynamask.models.presets import dynamask_r50, dynamask_tiny, maskrcnn_r50
-from dynamask.models.recorded import RecordedDetector
+from dynamask.models.recorded import WARM_UPS, RecordedDetector
 
+from ..pretend_cuda import PretendCuda
 from .test_cuda_graph import OnOneDevice
 
 SIZES = [(90, 120), (96, 100)]  # padded to one size
+OTHER_SIZES = [(90, 60), (96, 50)]
 
 
 def images(seed=0, sizes=SIZES, device="cpu"):
@@ -78,6 +81,90 @@ def test_nothing_waits_for_the_device(make):
 def test_needs_a_gpu():
     with pytest.raises(ValueError, match="expected a detector on cuda, got cpu"):
         RecordedDetector(a_model())
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """A recorded detector on a device that only says it is CUDA, and how many streams it made."""
+    streams = []
+    with PretendCuda(), torch.device("cuda"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*CUDA is not available")  # of autocast
+        make = torch.cuda.Stream
+        monkeypatch.setattr(torch.cuda, "Stream", lambda *d: streams.append(make()) or streams[-1])
+        yield RecordedDetector(a_model(detections=12), kept=2), streams
+
+
+def of_counts(predictions, sizes=(14, 28, 56, 112)):
+    found = [size for of_image in predictions for size in of_image.mask_size.tolist()]
+    return [found.count(size) for size in sizes]
+
+
+def test_counts_are_those_of_the_latest_batch(pretended):
+    recorded, _ = pretended
+    branch = recorded.detector.mask_branch
+    assert recorded.last_counts == [0] * 4
+    seen = []
+    for seed, sizes in enumerate([SIZES, OTHER_SIZES, SIZES, OTHER_SIZES]):
+        found = recorded(images(seed, sizes, "cuda"))
+        assert recorded.last_counts == of_counts(found)
+        seen.append(branch.last_counts)
+    assert len({tuple(counts) for counts in seen[1:]}) == 1  # nothing that a replay writes to
+
+
+def test_all_recordings_are_of_one_stream(pretended):
+    recorded, streams = pretended
+    for sizes in (SIZES, OTHER_SIZES, SIZES, [(40, 40)], SIZES):
+        recorded(images(0, sizes, "cuda"))
+    assert len(streams) == 1
+    assert [tuple(size[2:]) for size in recorded._recordings] == [(64, 64), (96, 128)]
+
+
+def test_recorded_in_inference_mode_and_replayed_outside_of_it(pretended):
+    recorded, _ = pretended
+    with torch.inference_mode():
+        recorded(images(0, device="cuda"))
+    found = recorded(images(1, device="cuda"))
+    assert_same(found, recorded.detector(images(1, device="cuda")), atol=1e-5, rtol=1e-5)
+
+
+def test_autocast_stays_out_of_a_recording(pretended, monkeypatch):
+    recorded, _ = pretended
+    inside, every_slot = [], recorded.detector.every_slot
+
+    def spy(batch):
+        inside.append(torch.is_autocast_enabled("cuda"))
+        return every_slot(batch)
+
+    monkeypatch.setattr(recorded.detector, "every_slot", spy)
+    torch.set_autocast_enabled("cuda", True)
+    try:
+        recorded(images(device="cuda"))
+        assert torch.is_autocast_enabled("cuda")
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+    assert inside == [False] * (WARM_UPS + 1)
+
+
+def test_a_failed_recording_is_none(pretended, monkeypatch):
+    recorded, _ = pretended
+    calls, every_slot = [], recorded.detector.every_slot
+
+    def fails_once(batch):
+        calls.append(batch)
+        if len(calls) == WARM_UPS + 1:
+            raise torch.OutOfMemoryError("in a capture")
+        return every_slot(batch)
+
+    monkeypatch.setattr(recorded.detector, "every_slot", fails_once)
+    with pytest.raises(torch.OutOfMemoryError):
+        recorded(images(device="cuda"))
+    found = recorded(images(device="cuda"))
+    assert_same(found, recorded.detector(images(device="cuda")), atol=1e-5, rtol=1e-5)
+
+
+def test_keeps_at_least_one(pretended):
+    with pytest.raises(ValueError, match="expected kept >= 1, got 0"):
+        RecordedDetector(pretended[0].detector, kept=0)
 
 
 @pytest.mark.gpu
