@@ -223,6 +223,7 @@ class DynamicMaskHead(nn.Module):
             return every_size_loss(mask_bce, edge_bce, self.lambda1)
 
         _, choice, probabilities = codes.selection
+        assert choice is not None  # as in all training
         losses = chosen_size_loss(mask_bce, edge_bce, choice, self.lambda1)
         if self.aux_all_stages:
             losses["mask_all"] = self.aux_all_stages * weighted_by_size(mask_bce)

@@ -13,14 +13,14 @@ class Selection(NamedTuple):
 
     Attributes:
         state: Index into the mask sizes [N] int64, 0 the smallest.
-        choice: The same as one row per RoI [N, K], 1 at the state; in training its gradient is that
-            of the relaxed choice.
-        probabilities: Of every size [N, K], None if no switch was asked.
+        choice: In training the same as one row per RoI [N, K], 1 at the state, with the gradient of
+            the relaxed choice; else None.
+        probabilities: In training those of every size [N, K]; else, or with no switch asked, None.
     """
 
     state: Tensor
-    choice: Tensor
-    probabilities: Tensor | None
+    choice: Tensor | None = None
+    probabilities: Tensor | None = None
 
 
 class SqueezeExcitation(nn.Module):
@@ -187,15 +187,15 @@ class Selector(nn.Module):
             if features is None:
                 raise ValueError("Selector: expected RoI features in mode 'dynamic', got None")
             logits = self.switch(features)
-            probabilities = F.softmax(logits, 1)
-            if self.training:
-                choice = straight_through(logits, self.temperature)
-                return Selection(choice.detach().argmax(1), choice, probabilities)
-            state = logits.argmax(1)
-            return Selection(state, F.one_hot(state, num_states).to(logits), probabilities)
+            if not self.training:
+                return Selection(logits.argmax(1))
+            choice = straight_through(logits, self.temperature)
+            return Selection(choice.detach().argmax(1), choice, F.softmax(logits, 1))
         if self._fixed_state is not None:
             state = torch.full_like(instances.labels, self._fixed_state)
         else:
             areas = image_areas[instances.batch]
             state = states_by_box_size(instances.boxes, areas, num_states, self.rounding)
-        return Selection(state, F.one_hot(state, num_states).to(instances.boxes), None)
+        if not self.training:
+            return Selection(state)
+        return Selection(state, F.one_hot(state, num_states).to(instances.boxes))

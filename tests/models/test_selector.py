@@ -49,14 +49,19 @@ def test_sizes_are_drawn_by_their_probabilities():
 def test_noise_in_training_alone():
     selector, instances = a_selector(), boxes_of_side(*range(1, 65))
     features, areas = torch.randn(64, 32, 14, 14), torch.tensor([1e4])
-    draws = {tuple(selector(instances, areas, features).state.tolist()) for _ in range(4)}
-    assert len(draws) == 4
+    drawn = [selector(instances, areas, features) for _ in range(4)]
+    assert len({tuple(selection.state.tolist()) for selection in drawn}) == 4
+    for selection in drawn:
+        assert torch.equal(selection.choice.argmax(1), selection.state)
+    selector.switch.eval()  # the norms give what they gave
+    probabilities = selector(instances, areas, features).probabilities
+    torch.testing.assert_close(probabilities, selector.switch(features).softmax(1))
     selector.eval()
     with torch.no_grad():
         chosen = selector(instances, areas, features)
         assert torch.equal(chosen.state, selector.switch(features).argmax(1))
-        assert torch.equal(chosen.choice.argmax(1), chosen.state)
-        torch.testing.assert_close(chosen.probabilities, selector.switch(features).softmax(1))
+        assert chosen.choice is None
+        assert chosen.probabilities is None
 
 
 @pytest.mark.parametrize("size", [14, 28, 56])
