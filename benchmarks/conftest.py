@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -12,6 +14,8 @@ def pytest_addoption(parser):
     group.addoption("--threads", type=int, default=1, help="threads of torch and of our kernels")
     group.addoption("--seconds", type=float, default=2.0, help="time for each case")
     group.addoption("--write", action="store_true", help="record the rows in benchmarks/results")
+    group.addoption("--check", type=Path, help="time nothing; this file gets the cases that fail")
+    group.addoption("--leave-out", type=Path, help="the file of a --check before: what not to time")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-benchmark reads its options
@@ -22,24 +26,50 @@ def pytest_configure(config):
     config.option.benchmark_quiet = True  # one table, ours: it has the ratios
 
 
+def pytest_collection_modifyitems(config, items):
+    """Leaves out what failed before; on a GPU, what has a target comes first."""
+    file = config.getoption("--leave-out")
+    wrong = file.read_text().splitlines() if file and file.exists() else ()
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid in wrong])
+    items[:] = [item for item in items if item.nodeid not in wrong]
+    if harness.on_gpu():
+        items.sort(key=rank)
+
+
+def rank(item):
+    case = item.callspec.params["case"]
+    if not isinstance(case, harness.Case):  # the mark of a file without cases
+        return len(targets.TARGETS)
+    return targets.rank(targets.key({**vars(case), "baseline": case.baseline_name}))
+
+
 @pytest.fixture
 def report(request, benchmark):
     """Checks and times a case, and puts its row into the table at the end of the session."""
-    torch.set_num_threads(request.config.getoption("--threads"))
+    option = request.config.getoption
+    torch.set_num_threads(option("--threads"))
 
     def rounds(call, between, count):
         benchmark.pedantic(call, setup=between, rounds=count)
         return benchmark.stats.stats.data
 
-    def run(case: harness.Case) -> dict:
-        row = harness.measure(case, request.config.getoption("--seconds"), rounds)
-        request.config.stash[ROWS].append(row)
-        return row
+    def run(case: harness.Case) -> None:
+        if option("--check"):
+            case.check()
+            return
+        rows = request.config.stash[ROWS]
+        rows.append(harness.measure(case, option("--seconds"), rounds))
+        if option("--write"):  # at once: who knows what the next case does to the device
+            harness.write(rows)
 
     return run
 
 
 def pytest_terminal_summary(terminalreporter, config):
+    if config.getoption("--check"):
+        failed = [*terminalreporter.getreports("failed"), *terminalreporter.getreports("error")]
+        names = sorted({report.nodeid for report in failed})
+        config.getoption("--check").write_text("".join(f"{name}\n" for name in names))
     rows = config.stash[ROWS]
     if not rows:
         return

@@ -1,5 +1,6 @@
 """`dynamask bench` and the file it writes."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -95,22 +96,46 @@ def test_rows_of_another_commit_do_not_stay(tmp_path, monkeypatch):
     assert json.loads(harness.write([new]).read_text())["rows"] == [new]
 
 
-def test_measures_on_a_gpu():
+def test_measures_on_a_gpu(tmp_path):
     """Here on one that is pretended: the harness, not its numbers."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "pretend_cuda"]
+    wrong = tmp_path / "wrong.txt"
+    name = "bucket_rois N=100, 4 states int64 forward vs torch sort and bincount"
+    wrong.write_text(f"benchmarks/bench_bucket_rois.py::test_bucket_rois[{name}]\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "pretend_cuda", "--device", "cuda"]
     # pytest-benchmark does not measure where it finds itself beside pytest-xdist
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     environment["PYTHONPATH"] = "tests"
     done = subprocess.run(
-        [*command, "--device", "cuda", "--seconds", "0", "benchmarks/bench_bucket_rois.py"],
+        [*command, "--leave-out", wrong, "--seconds", "0", "benchmarks/bench_bucket_rois.py"],
         cwd=speed_table.README.parent,
         env=environment,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert "targets on a GPU" in done.stdout
-    assert ">= 5x  bucket_rois | dispatch" in done.stdout
+    shown = done.stdout
+    assert done.returncode == 0, shown[-3000:]
+    assert "3 passed, 1 deselected" in shown
+    assert "targets on a GPU" in shown
+    assert ">= 5x  bucket_rois | dispatch" in shown
+    assert shown.index("| dispatch N=512") < shown.index("| N=512")  # what has a target comes first
+
+
+def test_a_check_names_what_is_wrong(tmp_path):
+    bench = tmp_path / "bench_wrong.py"
+    bench.write_text(
+        "import pytest\nfrom dynamask.benchmarks.harness import Case\n"
+        "def check():\n    assert False\n"
+        "BOTH = enumerate((dict, check))\n"
+        "CASES = [Case('op', f'N={k}', None, None, 'torch', c) for k, c in BOTH]\n"
+        "@pytest.mark.parametrize('case', CASES, ids=str)\n"
+        "def test_op(case, report):\n    report(case)\n"
+    )
+    (tmp_path / "conftest.py").symlink_to(speed_table.README.parent / "benchmarks/conftest.py")
+    wrong = tmp_path / "wrong.txt"
+    command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", tmp_path, bench]
+    done = subprocess.run([*command, "--check", wrong], capture_output=True, text=True)
+    assert "1 failed, 1 passed" in done.stdout, done.stdout[-3000:]
+    assert wrong.read_text() == "bench_wrong.py::test_op[op N=1 float32 forward vs torch]\n"
 
 
 def row(ratio, **changes):
@@ -119,21 +144,39 @@ def row(ratio, **changes):
     return {**fields, "direction": "forward", "threads": 1, **times, **changes}
 
 
+def lines_of(report, part):
+    lines = report.splitlines()
+    first = next(k for k, line in enumerate(lines) if part in line)
+    return lines[first : first + 3]
+
+
 def test_targets_tell_met_from_missed():
-    line = next(x for x in targets.report([row(6.0), row(5.0)]).splitlines() if "bucket" in x)
-    assert line.startswith("met ")
-    assert line.endswith("6.0x, 5.0x")
-    line = next(x for x in targets.report([row(6.0), row(4.9)]).splitlines() if "bucket" in x)
-    assert line.startswith("missed ")
-    assert "not run  >= 4x  dynamic_mask_head" in targets.report([row(6.0)])
+    on_device = {"device_ms": {"ours": 0.25, "baseline": 2.0}}
+    rows = [row(6.0, **on_device), row(5.0)]
+    title, first, second = lines_of(targets.report(rows), "bucket_rois | dispatch")
+    assert title.startswith("met ")
+    assert first.strip() == "6.0x (device alone 8.0x)  dispatch N=9, int64, against torch"
+    assert second.strip().startswith("5.0x  dispatch")
+    missed = targets.report([row(6.0), row(4.9)])
+    assert lines_of(missed, "bucket_rois | dispatch")[0].startswith("missed ")
+    assert "not run  >= 4x  dynamic_mask_head" in missed
 
 
-def test_the_floor_of_a_convolution_is_a_target_too():
+def test_the_bound_of_a_product_is_a_target_too():
     case = {"op": "deform_conv2d", "case": "N=100 256@14 G=1 NHWC", "dtype": "bfloat16"}
-    of_device = {"device_ms": {"ours": 1.0, "baseline": 9.0, "floor": 0.46}, "floor_ms": 0.5}
-    report = targets.report([row(9.0, **case, **of_device)])
-    assert "met      >= 45% of conv2d" in report
-    assert report.endswith("46%")
+    of_device = {"device_ms": {"ours": 0.0467, "baseline": 9.0, "floor": 0.0346}, "floor_ms": 0.5}
+    title, share, *_ = lines_of(targets.report([row(9.0, **case, **of_device)]), "of the 23 us")
+    assert title.startswith("met      >= 45% of the 23 us of an H200")
+    assert share.strip() == "50%  N=100 256@14 G=1 NHWC; 74% of a plain conv2d"
+
+
+def test_targets_find_their_cases():
+    """Of the files whose cases on a GPU are made without tensors."""
+    for stem, what in (("deform_conv2d", 3), ("dynamic_mask_head", 1), ("model", 1)):
+        bench = importlib.import_module(f"dynamask.benchmarks.bench_{stem}")
+        keys = [targets.key({**vars(c), "baseline": c.baseline_name}) for c in bench.on_gpu_cases()]
+        met = {targets.rank(key) for key in keys} - {len(targets.TARGETS)}
+        assert len(met) == what, stem
 
 
 def test_the_table_of_a_gpu_shows_what_has_a_target():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dynamask.benchmarks import gpu
+from dynamask.benchmarks import gpu, lost_gpu
 from dynamask.benchmarks.gpu import Outcome, Step
 
 
@@ -66,11 +66,14 @@ def test_the_plan(monkeypatch):
     assert steps["build"].variables["DYNAMASK_CUDA"] == "1"
     assert steps["racecheck"].why_not == "compute-sanitizer is not installed"
     assert steps["build"].variables["TORCH_CUDA_ARCH_LIST"] == "9.0"
-    assert steps["bench"].command[-5:-2] == ["--device", "cuda", "--write"]
-    (*_, without_a_gpu) = gpu.plan(None, ["benchmarks"], 0.2)
-    assert "--write" not in without_a_gpu.command
+    bench, check = (steps[name].command for name in ("bench", "check"))
+    assert bench[bench.index("--device") + 1] == "cuda"
+    assert "--write" in bench
+    assert bench[bench.index("--leave-out") + 1] == check[check.index("--check") + 1]
+    assert not any("--write" in step.command for step in gpu.plan(None, ["benchmarks"], 0.2))
     for path in (part for step in steps.values() for part in step.command if "/" in part):
-        assert path == gpu.PYTHON or (gpu.ROOT / path).exists(), path
+        made = path == gpu.PYTHON or Path(path).parent == gpu.FOLDER
+        assert made or (gpu.ROOT / path).exists(), path
 
 
 @pytest.mark.parametrize(
@@ -98,8 +101,9 @@ def test_finds_the_sanitizer_in_the_toolkit(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
     assert gpu.find_sanitizer() == str(tool)
-    step = gpu.sanitizer("racecheck", ["x"])
+    step = gpu.sanitizer("racecheck", ["x"], "--more")
     assert step.command[:3] == [str(tool), "--tool", "racecheck"]
+    assert step.command[-2:] == ["--more", "x"]
 
 
 def test_takes_only_the_wheels_of_what_is_missing():
@@ -107,16 +111,38 @@ def test_takes_only_the_wheels_of_what_is_missing():
     assert gpu.missing_wheels(wheels) == wheels[1:]
 
 
-def test_delivers_logs_and_new_results(folder, tmp_path, monkeypatch):
+def test_delivers_logs_and_new_results_after_each_step(folder, tmp_path, monkeypatch):
     results = tmp_path / "results"
     results.mkdir()
     (results / "gpu.json").write_text("{}")
-    (folder / "test.log").write_text("all is well")
     monkeypatch.setattr(gpu, "RESULTS", results)
-    out = tmp_path / "out"
-    gpu.deliver(out, [Outcome("test", "passed", 3.2, "all is well")], since=0)
-    assert {path.name for path in out.iterdir()} == {"summary.txt", "test.log", "gpu.json"}
-    assert "passed         3 s  all is well" in (out / "summary.txt").read_text()
+    out, seen = tmp_path / "out", []
+
+    def after(outcome):
+        gpu.deliver(out, outcome, since=0)
+        seen.append({path.name for path in out.iterdir()})
+
+    gpu.go_through([python("", "test"), python("", "bench")], after=after)
+    assert seen == [{"test.log", "gpu.json"}, {"test.log", "bench.log", "gpu.json"}]
+
+
+def test_a_worker_with_a_lost_gpu_makes_room(monkeypatch):
+    def lost():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    ended = []
+    monkeypatch.setattr(lost_gpu.os, "_exit", ended.append)
+    monkeypatch.setattr(lost_gpu.torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(lost_gpu.torch.cuda, "synchronize", lost)
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    lost_gpu.pytest_runtest_logfinish()
+    assert not ended
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw1")
+    lost_gpu.pytest_runtest_logfinish()
+    assert ended == [1]
+    monkeypatch.setattr(lost_gpu.torch.cuda, "synchronize", lambda: None)
+    lost_gpu.pytest_runtest_logfinish()
+    assert ended == [1]
 
 
 @pytest.mark.parametrize("steps", ["nothing", "test,nothing"])
