@@ -11,26 +11,6 @@ namespace {
 
 constexpr int64_t kElementsPerTask = 1 << 16;
 
-// Calls f with how masks of this dtype are read and with an element of the width that has.
-template <typename F>
-void with_element(const Tensor& masks, F&& f) {
-  switch (masks.scalar_type()) {
-    case ScalarType::Bool:
-    case ScalarType::Byte:
-      return f(MaskBits{0xff, 1}, uint8_t{});
-    case ScalarType::Half:
-      return f(MaskBits{0x7fff, 0x3c00}, uint16_t{});
-    case ScalarType::BFloat16:
-      return f(MaskBits{0x7fff, 0x3f80}, uint16_t{});
-    case ScalarType::Float:
-      return f(MaskBits{0x7fffffff, 0x3f800000}, uint32_t{});
-    case ScalarType::Double:
-      return f(MaskBits{0x7fffffffffffffff, 0x3ff0000000000000}, uint64_t{});
-    default:
-      STD_TORCH_CHECK(false, "edge_targets: expected masks of uint8, bool or a floating dtype");
-  }
-}
-
 EdgeTargetsShape shape_of(const Tensor& masks) {
   STD_TORCH_CHECK(masks.dim() == 3, "edge_targets: expected masks [N, S, S]");
   return {masks.size(0), masks.size(1), masks.size(2)};
@@ -78,7 +58,7 @@ Tensor edges_of(const Tensor& masks_, bool with_coarse) {
   auto out = empty(masks, {s.masks, s.height, s.width}, masks.scalar_type());
   const int64_t area = s.height * s.width;
   if (s.masks * area == 0) return out;
-  with_element(masks, [&](MaskBits bits, auto element) {
+  const bool is_known = with_element(masks, [&](MaskBits bits, auto element) {
     using T = decltype(element);
     const auto& kernel = simd::edge_kernels().of(element);
     const Places<T> places(s, with_coarse);
@@ -91,6 +71,7 @@ Tensor edges_of(const Tensor& masks_, bool with_coarse) {
       if (with_coarse) kernel.add_coarse(to + begin * area, part, places.view());
     });
   });
+  STD_TORCH_CHECK(is_known, kWrongMasks);
   return out;
 }
 
@@ -101,7 +82,7 @@ Tensor blocks_of(const Tensor& masks_, int64_t width) {
   auto out = empty(masks, {s.masks, s.height, s.width}, ScalarType::Byte);
   const int64_t area = s.height * s.width;
   if (s.masks * area == 0) return out;
-  with_element(masks, [&](MaskBits bits, auto element) {
+  const bool is_known = with_element(masks, [&](MaskBits bits, auto element) {
     using T = decltype(element);
     const auto& kernel = simd::edge_kernels().of(element);
     const auto* from = static_cast<const T*>(masks.const_data_ptr());
@@ -114,6 +95,7 @@ Tensor blocks_of(const Tensor& masks_, int64_t width) {
                       Blocks(static_cast<int>(width)), scratch.data());
     });
   });
+  STD_TORCH_CHECK(is_known, kWrongMasks);
   return out;
 }
 

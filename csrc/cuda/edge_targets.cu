@@ -4,26 +4,6 @@
 namespace dynamask::cuda {
 namespace {
 
-// Calls f with how masks of this dtype are read and with an element of the width that has.
-template <typename F>
-void with_element(const Tensor& masks, F&& f) {
-  switch (masks.scalar_type()) {
-    case ScalarType::Bool:
-    case ScalarType::Byte:
-      return f(MaskBits{0xff, 1}, uint8_t{});
-    case ScalarType::Half:
-      return f(MaskBits{0x7fff, 0x3c00}, uint16_t{});
-    case ScalarType::BFloat16:
-      return f(MaskBits{0x7fff, 0x3f80}, uint16_t{});
-    case ScalarType::Float:
-      return f(MaskBits{0x7fffffff, 0x3f800000}, uint32_t{});
-    case ScalarType::Double:
-      return f(MaskBits{0x7fffffffffffffff, 0x3ff0000000000000}, uint64_t{});
-    default:
-      STD_TORCH_CHECK(false, "edge_targets: expected masks of uint8, bool or a floating dtype");
-  }
-}
-
 // Masks of one dtype, and the tensors that answer them.
 struct Given {
   std::vector<Tensor> masks, out;
@@ -62,11 +42,12 @@ std::vector<Tensor> edges_of(const std::vector<Tensor>& masks, bool with_coarse)
   if (masks.empty()) return {};
   const Device device(masks[0]);
   const Given given(masks, std::nullopt);
-  with_element(masks[0], [&](const MaskBits& bits, auto element) {
+  const bool is_known = with_element(masks[0], [&](const MaskBits& bits, auto element) {
     using From = decltype(element);
     edge_targets(device.stream, given.as<From, From>(bits), static_cast<From>(bits.one),
                  with_coarse);
   });
+  STD_TORCH_CHECK(is_known, kWrongMasks);
   return given.out;
 }
 
@@ -75,10 +56,11 @@ std::vector<Tensor> blocks_of(const std::vector<Tensor>& masks, int64_t width) {
   if (masks.empty()) return {};
   const Device device(masks[0]);
   const Given given(masks, ScalarType::Byte);
-  with_element(masks[0], [&](const MaskBits& bits, auto element) {
+  const bool is_known = with_element(masks[0], [&](const MaskBits& bits, auto element) {
     using From = decltype(element);
     block_targets(device.stream, given.as<From, uint8_t>(bits), Blocks(static_cast<int>(width)));
   });
+  STD_TORCH_CHECK(is_known, kWrongMasks);
   return given.out;
 }
 

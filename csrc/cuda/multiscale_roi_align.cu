@@ -7,10 +7,8 @@ namespace {
 PyramidPooling of_pyramid(const std::vector<double>& scales, int64_t sampling_ratio, bool aligned,
                           const std::string& level_rule, double canonical_scale,
                           int64_t canonical_level) {
-  const auto first_level = static_cast<int64_t>(std::lround(-std::log2(scales[0])));
   return {scales, sampling_ratio, aligned,
-          LevelRule{level_rule == "detectron2", canonical_scale, canonical_level, first_level,
-                    static_cast<int64_t>(scales.size())}};
+          level_rule_of(level_rule, canonical_scale, canonical_level, scales)};
 }
 
 Tensor multiscale_roi_align(const std::vector<Tensor>& features, const Tensor& boxes,

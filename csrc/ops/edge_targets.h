@@ -30,6 +30,35 @@ struct MaskBits {
   uint64_t magnitude, one;
 };
 
+// Calls f with how masks of this dtype are read and with an element of the width that has; false if
+// masks cannot be of it.
+template <typename Masks, typename F>
+bool with_element(const Masks& masks, F&& f) {
+  using Dtype = decltype(masks.scalar_type());
+  switch (masks.scalar_type()) {
+    case Dtype::Bool:
+    case Dtype::Byte:
+      f(MaskBits{0xff, 1}, uint8_t{});
+      return true;
+    case Dtype::Half:
+      f(MaskBits{0x7fff, 0x3c00}, uint16_t{});
+      return true;
+    case Dtype::BFloat16:
+      f(MaskBits{0x7fff, 0x3f80}, uint16_t{});
+      return true;
+    case Dtype::Float:
+      f(MaskBits{0x7fffffff, 0x3f800000}, uint32_t{});
+      return true;
+    case Dtype::Double:
+      f(MaskBits{0x7fffffffffffffff, 0x3ff0000000000000}, uint64_t{});
+      return true;
+    default:
+      return false;
+  }
+}
+constexpr const char* kWrongMasks =
+    "edge_targets: expected masks of uint8, bool or a floating dtype";
+
 struct Blocks {
   int width, sites, least;  // K^2 and m
   explicit Blocks(int width_)

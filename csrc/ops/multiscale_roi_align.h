@@ -12,6 +12,8 @@
 
 #include <cmath>
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "common/host_device.h"
 
@@ -36,5 +38,13 @@ struct LevelRule {
     return position < T(num_levels) ? static_cast<int64_t>(position) : num_levels - 1;
   }
 };
+
+// By the name of the rule, for a pyramid of these scales, finest first.
+inline LevelRule level_rule_of(const std::string& name, double canonical_scale,
+                               int64_t canonical_level, const std::vector<double>& scales) {
+  const auto first_level = static_cast<int64_t>(std::lround(-std::log2(scales[0])));
+  return {name == "detectron2", canonical_scale, canonical_level, first_level,
+          static_cast<int64_t>(scales.size())};
+}
 
 }  // namespace dynamask
