@@ -88,18 +88,23 @@ def dynamask(dtype: torch.dtype) -> Detector:
     return unfused().fused(dtype)
 
 
+@cache
+def with_epilogues() -> Detector:
+    return unfused().fused(torch.bfloat16, cudnn_epilogues=True)
+
+
 @torch.no_grad()
 def ours(dtype: torch.dtype) -> list[dict]:
     return dynamask(dtype)([image()])[0].rle()
 
 
 @cache
-def recorded() -> RecordedDetector:
-    return RecordedDetector(dynamask(torch.bfloat16))
+def recorded(model: Detector) -> RecordedDetector:
+    return RecordedDetector(model)
 
 
-def replayed() -> list[dict]:
-    return recorded()([image()])[0].rle()
+def replayed(model: Detector) -> list[dict]:
+    return recorded(model)([image()])[0].rle()
 
 
 @torch.no_grad()
@@ -147,9 +152,9 @@ def check_bf16() -> None:
 
 
 @torch.no_grad()
-def check_recorded() -> None:
+def check_recorded(model: Detector) -> None:
     """The recording finds what the detector does that was recorded."""
-    (expected,), (found,) = dynamask(torch.bfloat16)([image()]), recorded()([image()])
+    (expected,), (found,) = model([image()]), recorded(model)([image()])
     assert found.labels.equal(expected.labels)
     assert found.mask_size.equal(expected.mask_size)
     torch.testing.assert_close(found.boxes, expected.boxes, atol=0.1, rtol=1e-3)
@@ -216,7 +221,11 @@ def on_gpu_cases():
     name = "torchvision maskrcnn_resnet50_fpn under autocast"
     forms = (
         (what, lambda: ours(torch.bfloat16), check_bf16),
-        (f"{what}, recorded", replayed, check_recorded),
+        (
+            f"{what}, recorded",
+            lambda: replayed(dynamask(torch.bfloat16)),
+            lambda: check_recorded(dynamask(torch.bfloat16)),
+        ),
     )
     for theirs, end in ((baseline, ", pycocotools"), (pasted, " to frames")):
         for case, run, check in forms:
@@ -229,6 +238,15 @@ def on_gpu_cases():
                 check=check,
                 dtype="bfloat16",
             )
+    yield Case(
+        op="model",
+        case=f"{what}, recorded, with cuDNN's epilogues",
+        ours=lambda: replayed(with_epilogues()),
+        baseline=lambda: replayed(dynamask(torch.bfloat16)),
+        baseline_name="ours without",
+        check=lambda: check_recorded(with_epilogues()),
+        dtype="bfloat16",
+    )
 
 
 def cases():

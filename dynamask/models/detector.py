@@ -95,7 +95,9 @@ class Detector(nn.Module):
         detections = self.detect(batch, features)
         return self.predictions(batch, features, detections)
 
-    def fused(self, dtype: torch.dtype = torch.float32) -> "Detector":
+    def fused(
+        self, dtype: torch.dtype = torch.float32, *, cudnn_epilogues: bool = False
+    ) -> "Detector":
         """A copy for inference alone, faster and with the same results to rounding.
 
         Norms are folded into convolutions, sums and ReLUs run inside them. Nothing is shared with
@@ -104,8 +106,9 @@ class Detector(nn.Module):
         Args:
             dtype: Of weights and feature maps, such as bfloat16. Images, boxes, scores and masks
                 stay in fp32, and so do the sums inside layers.
+            cudnn_epilogues: See :func:`~dynamask.models.fused.fuse`.
         """
-        fused = fuse(self, dtype)
+        fused = fuse(self, dtype, cudnn_epilogues=cudnn_epilogues)
         fused.dtype, fused.is_fused = dtype, True
         return fused
 

@@ -41,7 +41,9 @@ class FeatureAggregation(nn.Module):
 
     def project(self, level: Tensor) -> Tensor:
         """A whole pyramid level [B, C_in, H, W] as crops want it [B, C', H, W]; once per image."""
-        return F.relu_(self.project_level(level))
+        projected = self.project_level(level)
+        # what fuse() makes of the convolution has done it
+        return projected if getattr(self.project_level, "relu", False) else F.relu_(projected)
 
     def forward(self, x: Tensor, projected: Tensor, rois: Tensor) -> Tensor:
         """Refines RoI features.

@@ -8,10 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 
 from dynamask.models.box_head import BoxHead
+from dynamask.models.feature_aggregation import FeatureAggregation
 from dynamask.ops import winograd_conv2d, winograd_conv2d_weight
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -24,11 +26,16 @@ if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolut
 WINOGRAD_DTYPES = [torch.float32]
 if not torch.cpu._is_amx_tile_supported():
     WINOGRAD_DTYPES.append(torch.bfloat16)
+# Where a 1x1 convolution on a GPU is a matrix product, whose bias and ReLU cuBLASLt adds. Not in
+# fp32: torch lets convolutions round that to TF32, and matrix products not.
+PRODUCT_DTYPES = (torch.bfloat16, torch.float16)
 # what runs its children one after the other
 CHAINS = (nn.Sequential, IntermediateLayerGetter)
 
 
-def fuse(network: Network, dtype: torch.dtype = torch.float32) -> Network:
+def fuse(
+    network: Network, dtype: torch.dtype = torch.float32, *, cudnn_epilogues: bool = False
+) -> Network:
     """A copy for inference alone, with the same results to rounding.
 
     Batch norm is folded into the convolution before it, ReLUs and sums run inside convolutions, and
@@ -37,8 +44,14 @@ def fuse(network: Network, dtype: torch.dtype = torch.float32) -> Network:
     Args:
         network: What to copy; buffers of its own keep their dtype.
         dtype: Of the children's weights.
+        cudnn_epilogues: Whether cuDNN is asked to add bias, sum and ReLU where it convolves. It
+            compiles what does so for every shape that is new, and torch tests it in fp32 and fp16
+            alone: to be measured before it is trusted.
     """
     fused = _fused(copy.deepcopy(network).eval()).requires_grad_(False)
+    for module in fused.modules():
+        if isinstance(module, FusedConv2d):
+            module.cudnn_epilogues = cudnn_epilogues
     if dtype in WINOGRAD_DTYPES:
         for module in fused.modules():
             if isinstance(module, FusedConv2d):
@@ -52,7 +65,8 @@ class FusedConv2d(nn.Conv2d):
     """A convolution with what follows it: a norm of fixed statistics, a sum, a ReLU.
 
     On a CPU all of it is one call of oneDNN, which torch alone would not make for 1x1 kernels, or
-    of :func:`dynamask.ops.winograd_conv2d` once :meth:`transform` has prepared its weight.
+    of :func:`dynamask.ops.winograd_conv2d` once :meth:`transform` has prepared its weight. On a GPU
+    in 16 bits a 1x1 convolution is one call of cuBLASLt, up to the sum.
 
     Args:
         conv: The convolution; it is not changed.
@@ -75,6 +89,7 @@ class FusedConv2d(nn.Conv2d):
         self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
         self.bias = nn.Parameter(bias)
         self.relu = relu
+        self.cudnn_epilogues = False
         self.transformed: tuple[Tensor, Tensor] | None = None
 
     def transform(self) -> None:
@@ -94,6 +109,24 @@ class FusedConv2d(nn.Conv2d):
             return y if shortcut is None else self._finish(y, shortcut)
         if plain and x.dtype in ONEDNN_DTYPES and x.dtype == self.weight.dtype:
             return self._onednn(x, shortcut)
+        if x.device.type == "cuda" and not x.requires_grad and x.dtype == self.weight.dtype:
+            return self._on_gpu(x, shortcut)
+        return self._finish(super().forward(x), shortcut)
+
+    def _on_gpu(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
+        how: Any = (self.stride, self.padding, self.dilation, self.groups)
+        if self.cudnn_epilogues and self.relu and shortcut is not None:
+            return torch.cudnn_convolution_add_relu(x, self.weight, shortcut, 1.0, self.bias, *how)
+        pointwise = self.kernel_size == (1, 1) and how == ((1, 1), (0, 0), (1, 1), 1)
+        rows = x.is_contiguous(memory_format=torch.channels_last)
+        if pointwise and rows and x.dtype in PRODUCT_DTYPES:
+            pixels = x.permute(0, 2, 3, 1).flatten(0, 2)
+            relu = self.relu and shortcut is None
+            y = linear(pixels, self.weight.flatten(1), self.bias, relu=relu)
+            y = y.unflatten(0, (x.shape[0], *x.shape[2:])).permute(0, 3, 1, 2)
+            return y if relu else self._finish(y, shortcut)
+        if self.cudnn_epilogues and self.relu:
+            return torch.cudnn_convolution_relu(x, self.weight, self.bias, *how)
         return self._finish(super().forward(x), shortcut)
 
     def _onednn(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
@@ -158,6 +191,29 @@ class FusedPyramid(nn.Module):
         return dict(zip(names, levels))
 
 
+class FusedRPNHead(nn.Module):
+    """The head of proposals: objectness and deltas are one convolution, which reads a map once."""
+
+    def __init__(self, head: RPNHead) -> None:
+        super().__init__()
+        self.conv = _fused(head.conv)
+        parts = (head.cls_logits, head.bbox_pred)
+        self.channels = [part.out_channels for part in parts]
+        spare = -sum(self.channels) % 8  # whole vectors on any device
+        both = nn.Conv2d(head.bbox_pred.in_channels, sum(self.channels) + spare, 1, device="meta")
+        for name in ("weight", "bias"):
+            values = [part.get_parameter(name).detach() for part in parts]
+            values.append(values[0].new_zeros(spare, *values[0].shape[1:]))
+            setattr(both, name, nn.Parameter(torch.cat(values)))
+        self.both = FusedConv2d(both)
+
+    def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Logits [B, A, H, W] and deltas [B, 4A, H, W] of every level."""
+        found = [self.both(self.conv(x)) for x in maps]
+        logits, deltas = self.channels
+        return [x[:, :logits] for x in found], [x[:, logits:][:, :deltas] for x in found]
+
+
 class FusedMLP(nn.Module):
     """The two hidden layers of the box head, for RoI features as channels_last holds them."""
 
@@ -169,7 +225,20 @@ class FusedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """RoI features [R, C, S, S] to [R, hidden]."""
-        return F.relu_(self.fc7(F.relu_(self.fc6(x.permute(0, 2, 3, 1).flatten(1)))))
+        x = x.permute(0, 2, 3, 1).flatten(1)
+        for layer in (self.fc6, self.fc7):
+            on_gpu = x.device.type == "cuda"
+            x = linear(x, layer.weight, layer.bias, relu=True) if on_gpu else F.relu_(layer(x))
+        return x
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool) -> Tensor:
+    """Rows [N, C] times a weight [O, C], plus a bias: on a GPU one launch with its ReLU."""
+    plain = x.device.type == "cuda" and not x.requires_grad and x.dtype == weight.dtype
+    if relu and plain and bias is not None:
+        return torch._addmm_activation(bias, x, weight.t())  # ReLU unless it is asked for GELU
+    y = F.linear(x, weight, bias)
+    return F.relu_(y) if relu else y
 
 
 def folded(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor]:
@@ -207,8 +276,12 @@ def _fused(module: Any) -> Any:
         return FusedBlock(module)
     if isinstance(module, FeaturePyramidNetwork):
         return FusedPyramid(module)
+    if type(module) is RPNHead:
+        return FusedRPNHead(module)
     if type(module) is nn.Conv2d:
         return FusedConv2d(module)
+    if isinstance(module, FeatureAggregation):
+        module.project_level = FusedConv2d(module.project_level, relu=True)
     if isinstance(module, BoxHead) and isinstance(module.mlp, TwoMLPHead):
         module.mlp = FusedMLP(module.mlp, module.pool_size**2)
     _fuse_runs(module)
@@ -228,7 +301,7 @@ def _fuse_runs(module: nn.Module) -> None:
         if _can_fold(after[0][1]) and (chain or after[0][0] == name.replace("conv", "bn")):
             norm_name, norm = after.pop(0)
             setattr(module, norm_name, nn.Identity())
-        if chain and isinstance(after[0][1], nn.ReLU):
+        if isinstance(after[0][1], nn.ReLU) and (chain or after[0][0] == f"{name}_relu"):
             relu = True
             setattr(module, after[0][0], nn.Identity())
         setattr(module, name, FusedConv2d(conv, norm, relu))

@@ -54,8 +54,10 @@ class MaskSwitch(nn.Module):
         self.squeeze = SqueezeExcitation(channels) if squeeze else None
         self.conv1 = nn.Conv2d(channels, channels // 2, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels // 2)
+        self.conv1_relu = nn.ReLU()
         self.conv2 = nn.Conv2d(channels // 2, 16, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(16)
+        self.conv2_relu = nn.ReLU()
         last = -(-size // 4)
         self.fc1 = nn.Linear(16 * last * last, 512)
         self.fc2 = nn.Linear(512, num_states)
@@ -64,8 +66,8 @@ class MaskSwitch(nn.Module):
         """RoI features [N, C, S, S] to logits [N, num_states], fp32."""
         if self.squeeze is not None:
             x = self.squeeze(x)
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
-        x = F.max_pool2d(F.relu(self.bn2(self.conv2(x))), 3, 2, 1)
+        x = F.max_pool2d(self.conv1_relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        x = F.max_pool2d(self.conv2_relu(self.bn2(self.conv2(x))), 3, 2, 1)
         return self.fc2(F.relu(self.fc1(x.flatten(1)))).float()
 
 

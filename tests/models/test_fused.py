@@ -1,11 +1,15 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import FrozenBatchNorm2d
 
 from dynamask.data import open_dataset
 from dynamask.models.fused import FusedConv2d, FusedMLP, FusedPyramid, add_upsampled_, fuse
 from dynamask.models.presets import PRESETS
+
+from ..pretend_cuda import PretendCuda
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +112,143 @@ def test_gradients_reach_the_input():
     x = torch.randn(1, 4, 5, 5, requires_grad=True)
     fuse(nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU()))(x).sum().backward()
     assert x.grad.abs().sum() > 0
+
+
+def test_proposals_by_one_convolution_of_whole_vectors():
+    head = RPNHead(16, 3)
+    for parameter in head.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    maps = [torch.randn(2, 16, *size) for size in ((9, 7), (5, 4), (1, 1))]
+    fused = fuse(nn.Sequential(head))[0]
+    assert fused.both.weight.shape == (16, 16, 1, 1)
+    with torch.no_grad():
+        for expected, found in zip(head(maps), fused(maps), strict=True):
+            for level, of_level in zip(expected, found, strict=True):
+                torch.testing.assert_close(of_level, level, atol=1e-5, rtol=1e-5)
+
+
+def test_stays_on_its_device():
+    fused = fuse(PRESETS["dynamask_r50"](5).to("meta"))
+    assert {parameter.device.type for parameter in fused.parameters()} == {"meta"}
+
+
+class Calls(TorchDispatchMode):
+    """Names of the operators that are called, but for views."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if not function.is_view:
+            self.names.append(function._schema.name.partition("::")[2])
+        return result
+
+
+def called_on_a_gpu(fused, *args):
+    """What a layer calls on a GPU, here on one that is pretended, and what comes out."""
+    with PretendCuda(), torch.no_grad():
+        on_gpu = [None if x is None else x.clone().to("cuda") for x in args]
+        with Calls() as calls:
+            found = fused(*on_gpu)
+    return calls.names, found.detach()
+
+
+def conv_and_input(kernel, dtype, stride=1, relu=True):
+    conv = nn.Conv2d(16, 24, kernel, stride, kernel // 2)
+    x = torch.randn(2, 16, 9, 7).contiguous(memory_format=torch.channels_last)
+    return FusedConv2d(conv, relu=relu).requires_grad_(False).to(dtype), x.to(dtype)
+
+
+@pytest.mark.parametrize("has_shortcut", [False, True])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_pointwise_convolution_is_a_product_on_a_gpu(dtype, relu, has_shortcut):
+    fused, x = conv_and_input(1, dtype, relu=relu)
+    y = nn.functional.conv2d(x.float(), fused.weight.float(), fused.bias.float())
+    shortcut = torch.randn_like(y).to(dtype) if has_shortcut else None
+    expected = y + shortcut.float() if has_shortcut else y
+    expected = expected.relu() if relu else expected
+    names, found = called_on_a_gpu(fused, x, shortcut)
+    sums = ["add_"] if has_shortcut else []
+    if relu and not has_shortcut:
+        assert names == ["_addmm_activation"]
+    else:
+        assert names == ["addmm", *sums, *(["relu_"] if relu else [])]
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found.float(), expected, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dtype", "rows"),
+    [
+        (1, 1, torch.float32, True),
+        (1, 1, torch.bfloat16, False),
+        (1, 2, torch.bfloat16, True),
+        (3, 1, torch.bfloat16, True),
+    ],
+)
+def test_any_other_convolution_is_one_on_a_gpu(kernel, stride, dtype, rows):
+    fused, x = conv_and_input(kernel, dtype, stride)
+    names, found = called_on_a_gpu(fused, x if rows else x.contiguous())
+    assert names[0] == "convolution"
+    assert names[-1] == "relu_"
+    torch.testing.assert_close(found, fused(x), atol=0.05, rtol=0.05)
+
+
+def of_cudnn(x, weight, z, alpha, bias, *how):
+    return (nn.functional.conv2d(x, weight, bias, *how) + alpha * z).relu()
+
+
+@pytest.mark.parametrize("has_shortcut", [False, True])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_epilogues_of_cudnn_where_they_are_asked_for(monkeypatch, kernel, has_shortcut):
+    asked = []
+
+    def cudnn_convolution_add_relu(*args):
+        asked.append("add_relu")
+        return of_cudnn(*args)
+
+    def cudnn_convolution_relu(x, weight, *rest):
+        asked.append("relu")
+        return of_cudnn(x, weight, torch.zeros(()), 0.0, *rest)
+
+    for function in (cudnn_convolution_relu, cudnn_convolution_add_relu):
+        monkeypatch.setattr(torch, function.__name__, function)
+    fused, x = conv_and_input(kernel, torch.bfloat16)
+    rows = {"memory_format": torch.channels_last}
+    shortcut = torch.randn(2, 24, 9, 7).bfloat16().contiguous(**rows) if has_shortcut else None
+    expected = fused(x, shortcut.clone() if has_shortcut else None)
+    fused.cudnn_epilogues = True
+    _, found = called_on_a_gpu(fused, x, shortcut)
+    in_one_call = ["relu"] if kernel == 3 else []  # the product has a ReLU of its own
+    assert asked == (["add_relu"] if has_shortcut else in_one_call)
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
+
+    fused.relu = False  # cuDNN would add one all the same
+    asked.clear()
+    called_on_a_gpu(fused, x, shortcut)
+    assert asked == []
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("has_shortcut", [False, True])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("cudnn_epilogues", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_on_a_gpu(dtype, cudnn_epilogues, kernel, has_shortcut):
+    if not torch.cuda.is_available():
+        pytest.skip("needs cuDNN")
+    fused, x = conv_and_input(kernel, dtype)
+    y = nn.functional.conv2d(x.double(), fused.weight.double(), fused.bias.double(), 1, kernel // 2)
+    shortcut = torch.randn_like(y).to(dtype) if has_shortcut else None
+    expected = (y + shortcut.double() if has_shortcut else y).relu()
+    fused.cudnn_epilogues = cudnn_epilogues
+    found = fused(x, shortcut)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    tolerance = 1e-4 if dtype == torch.float32 else 0.03
+    torch.testing.assert_close(found.double(), expected, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 7)])
