@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install -c constraints.txt
 TORCH ?= 2.13.0
 OTHER := $(VENV)-$(TORCH)
 
-.PHONY: demo test bench gpu gpu-wheels lint format wheel test-other-torch clean
+.PHONY: demo test bench gpu tune gpu-wheels lint format wheel test-other-torch clean
 
 demo: $(VENV)/installed
 	$(BIN)/dynamask demo
@@ -29,6 +29,11 @@ bench: $(VENV)/installed
 # steps, DEVICE=cpu to try it all without a GPU, ARGS for the rest (benchmarks/gpu.py --help).
 gpu:
 	$(PYTHON) benchmarks/gpu.py $(if $(STEPS),--steps $(STEPS)) $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
+
+# Other block sizes for the Triton kernels, timed where `make gpu STEPS=build` has been:
+# ARGS='--only deform_conv2d --minutes 5' for some of them (benchmarks/tune.py --help).
+tune:
+	build/gpu/venv/bin/python -m dynamask.benchmarks.tune $(ARGS)
 
 # What `make gpu` takes of packages that are missing there: wheels for Python 3.12 on Linux.
 gpu-wheels:
