@@ -126,7 +126,7 @@ def test_every_cuda_kernel_runs_under_sanitizers():
 
 def kernels_and_their_comments():
     """Each with the comment before it, in CUDA C++, or with those inside of it, in Triton."""
-    for path in tracked("csrc/cuda/*.cuh"):
+    for path in tracked("csrc/cuda/*.cuh", "csrc/cuda/*.h"):
         text = path.read_text()
         kernel = r"((?:^//.*\n)*)(?:template.*\n)?.*__global__ void[^(]*?(\w+)\("
         found = re.findall(kernel, text, re.MULTILINE)

@@ -196,7 +196,8 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<T>)
     for (int p = t; p < kDepth<T>; p += kTileThreads)
       reads[p] = first + p < end ? tap_read(a, first + p, offset_group, tap) : TapRead<T>{};
     for (int i = t; i < kDepth<T> * kWeightTile; i += kTileThreads) {
-      const int p = i / kWeightTile, o = i % kWeightTile;
+      // a warp takes 4 pixels of 8 channels: those lie in different banks of `grads`
+      const int p = i / (4 * kWeightTile) * 4 + i % 4, o = i / 4 % kWeightTile;
       const int64_t channel = group * group_outs + first_out + o;
       grads[o][p / 4].value[p % 4] = first + p < end && first_out + o < group_outs
                                          ? wide(grad[(first + p) * s.out_channels + channel])

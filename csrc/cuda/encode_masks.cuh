@@ -4,8 +4,7 @@
 
 #pragma once
 
-#include "cuda/launch.h"
-#include "cuda/paste_masks.cuh"
+#include "cuda/pasted_mask.h"
 #include "ops/encode_masks.h"
 
 namespace dynamask::cuda {

@@ -70,8 +70,8 @@ __device__ void add_to(Sum* place, const Pack<Sum, kCount>& part) {
 
 constexpr int kSumThreads = 256;
 
-// The largest magnitude of all numbers, NaN above all: one atomic maximum per warp. Bound by
-// memory.
+// A thread owns every so many-th number; a warp adds the largest magnitude of its own to that of
+// all, NaN above all, by one atomic maximum. Bound by memory.
 template <typename S, typename T>
 __global__ void largest_magnitude_kernel(const S* values, int64_t count, T* largest) {
   using Bits = std::conditional_t<sizeof(T) == 8, unsigned long long, unsigned>;
@@ -99,7 +99,7 @@ void largest_magnitude(Stream stream, const S* values, int64_t count, T* largest
            values, count, largest);
 }
 
-// A thread owns a number: the sum as a floating-point number.
+// A thread owns a number: the sum as a floating-point number. Bound by memory.
 template <typename S, typename T>
 __global__ void from_fixed_sums_kernel(const unsigned long long* in, int64_t count,
                                        FixedSums<T> sums, S* out) {

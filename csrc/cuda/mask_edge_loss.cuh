@@ -8,7 +8,7 @@
 
 namespace dynamask::cuda {
 
-constexpr int kLossThreads = 128;
+constexpr int kLossThreads = 512;  // so that a hundred RoIs fill a GPU
 
 // The logits of masks or of edges, where they lie, and the labels that choose one plane per RoI.
 template <typename S>
@@ -39,7 +39,7 @@ __device__ inline double sum_of_block(double value, double* of_warps) {
   return value;
 }
 
-// A block owns the plane of one RoI, a thread every 128th pixel of it. T is the type of the sums, U
+// A block owns the plane of one RoI, a thread every 512th pixel of it. T is the type of the sums, U
 // that of the targets [N, H, W]; losses are `stride` apart; `errors` is null where none are wanted.
 // Bound by memory: logits and targets are read once, neighbours by neighbours.
 template <typename S, typename T, typename U>

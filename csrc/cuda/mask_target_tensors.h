@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "cuda/mask_targets.cuh"
+#include "cuda/target_boxes.h"
 #include "cuda/tensor.h"
 
 namespace dynamask::cuda {

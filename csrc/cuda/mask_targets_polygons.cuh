@@ -2,9 +2,7 @@
 
 #pragma once
 
-#include "cuda/launch.h"
-#include "cuda/mask_targets.cuh"
-#include "ops/mask_targets.h"
+#include "cuda/target_boxes.h"
 
 namespace dynamask::cuda {
 

@@ -3,7 +3,7 @@
 
 #pragma once
 
-#include "cuda/mask_targets.cuh"
+#include "cuda/target_bins.h"
 
 namespace dynamask::cuda {
 
@@ -21,6 +21,11 @@ struct RunLines {
     DYNAMASK_HOST_DEVICE float at(int64_t place) {
       while (run < runs && ends[run] <= start + place) ++run;
       return run % 2;
+    }
+    DYNAMASK_HOST_DEVICE uint32_t bits(int32_t place, int count) {
+      uint32_t found = 0;
+      for (int i = 0; i < count; ++i) found |= (at(place + i) > 0 ? 1u : 0u) << i;
+      return found;
     }
   };
   DYNAMASK_HOST_DEVICE Line line(int64_t column) const {

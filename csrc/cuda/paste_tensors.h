@@ -6,19 +6,22 @@
 #include <optional>
 #include <string>
 
-#include "cuda/paste_masks.cuh"
+#include "cuda/pasted_mask.h"
 #include "cuda/tensor.h"
 
 namespace dynamask::cuda {
 
-// aten::cumsum along dimension 0 of an int64 tensor [N].
-inline Tensor running_sum(const Tensor& values) {
-  std::array<StableIValue, 3> stack{torch::stable::detail::from(values),
-                                    torch::stable::detail::from(int64_t(0)),
-                                    torch::stable::detail::from(std::optional<ScalarType>())};
-  TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::cumsum", "", stack.data(), TORCH_ABI_VERSION));
+// An operator of torch that the stable ABI has no function for.
+template <typename... Arguments>
+Tensor call(const char* name, const Arguments&... arguments) {
+  std::array<StableIValue, sizeof...(arguments)> stack{torch::stable::detail::from(arguments)...};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+// Along dimension 0 of an int64 tensor [N].
+inline Tensor running_sum(const Tensor& values) {
+  return call("aten::cumsum", values, int64_t{0}, std::optional<ScalarType>());
 }
 
 // The last entry, on the host: waits for the device.
@@ -41,18 +44,13 @@ struct PasteTensors {
       : device(boxes_),
         values(contiguous(to(values_, ScalarType::Float))),
         sizes(contiguous(to(sizes_, ScalarType::Long))),
-        ends(empty(sizes, {sizes.numel()}, ScalarType::Long)),
+        ends(running_sum(call("aten::square", sizes))),
         boxes(contiguous(to(boxes_, ScalarType::Float))) {
     STD_TORCH_CHECK(mode == "detectron2" || mode == "torchvision",
                     "paste_masks: expected mode detectron2 or torchvision, got ", mode);
     const int64_t count = sizes.numel();
     STD_TORCH_CHECK(boxes.dim() == 2 && boxes.size(0) == count && boxes.size(1) == 4,
                     "paste_masks: expected boxes [N, 4] for ", count, " masks");
-    if (count > 0) {
-      launch(device.stream, ceil_divide(count, 256), 256, mask_values,
-             sizes.const_data_ptr<int64_t>(), count, ends.mutable_data_ptr<int64_t>());
-      ends = running_sum(ends);
-    }
     masks = {values.const_data_ptr<float>(),
              sizes.const_data_ptr<int64_t>(),
              ends.const_data_ptr<int64_t>(),

@@ -1,3 +1,5 @@
+#include "cuda/mask_targets.cuh"
+
 #include "hostcuda/mask_targets.h"
 
 int main(int, char** arguments) {

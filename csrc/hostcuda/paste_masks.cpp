@@ -1,3 +1,5 @@
+#include "cuda/paste_masks.cuh"
+
 #include "hostcuda/paste_masks.h"
 
 int main(int, char** arguments) {

@@ -7,7 +7,7 @@ from dynamask.testing import assert_as_accurate
 from .conftest import SANITIZERS, SanitizerError, split
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-FEW_THREADS = {"kLossThreads = 128": "kLossThreads = 64"}  # each is one of the system here
+FEW_THREADS = {"kLossThreads = 512": "kLossThreads = 64"}  # each is one of the system here
 
 
 def bits(x):

@@ -9,6 +9,7 @@ FEW = {
     "kTargetThreads = 128": "kTargetThreads = 32",
     "kBlocksPerTarget = 8": "kBlocksPerTarget = 2",
 }
+NO_ROOM = {"kMostTaps = 2048": "kMostTaps = 8"}  # in shared memory
 SIZES = (5, 14)
 NAN = float("nan")
 BOXES = torch.tensor(
@@ -23,6 +24,7 @@ BOXES = torch.tensor(
         [-200.0, -200.0, -100.0, -100.0],
     ]
 )
+WIDE_BOXES = BOXES * torch.tensor([7.5, 0.6, 7.5, 0.6])
 INDEX = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
 
 
@@ -40,12 +42,29 @@ def bitmaps():
     return (smooth > 0).to(torch.uint8)
 
 
+def wide_bitmaps():
+    smooth = torch.nn.functional.avg_pool2d(torch.randn(3, 20, 300), 9, 1, 4)
+    return (smooth > 0).to(torch.uint8)
+
+
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_matches_the_cpu(hostcuda, sanitizer):
     driver = hostcuda("mask_targets", sanitizer, FEW)
     masks = bitmaps()
     data = driver.run(*given(BOXES, 3), masks, 32, 40)
     for got, wanted in zip(as_targets(data), mask_targets(masks, BOXES, INDEX, SIZES)):
+        assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_bins_of_many_pixels(hostcuda, fits):
+    """Rows of more words than are loaded at once, and bins of more pixels than a word."""
+    driver = hostcuda("mask_targets", "memory", FEW if fits else {**FEW, **NO_ROOM})
+    masks = wide_bitmaps()
+    data = driver.run(*given(WIDE_BOXES, 3), masks, 20, 300)
+    expected = mask_targets(masks, WIDE_BOXES, INDEX, SIZES)
+    assert 0 < expected[1].float().mean() < 1
+    for got, wanted in zip(as_targets(data), expected):
         assert torch.equal(got, wanted)
 
 
@@ -57,10 +76,17 @@ def test_a_target_of_an_instance_that_does_not_exist_is_zero(hostcuda):
         assert targets[0].any()
 
 
+def test_a_missing_barrier_is_caught(hostcuda):
+    fault = {"__syncthreads();\n  const AxisTaps": "const AxisTaps"}
+    driver = hostcuda("mask_targets", "threads", {**FEW, **fault})
+    with pytest.raises(SanitizerError, match="data race"):
+        driver.run(*given(BOXES, 3), bitmaps(), 32, 40)
+
+
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
-        ("a.target(r, k)", "a.target(r + 1, k)"),
+        ("out[k] + r * size[k]", "out[k] + (r + 1) * size[k]"),
         ("words + g * height", "words + (g + 1) * height"),
         ("column < width &&", "column <= width &&"),
     ],

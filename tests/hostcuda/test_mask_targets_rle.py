@@ -5,7 +5,17 @@ from dynamask import rle
 from dynamask.ops import mask_targets
 
 from .conftest import SANITIZERS, SanitizerError
-from .test_mask_targets import BOXES, FEW, INDEX, as_targets, bitmaps, given
+from .test_mask_targets import (
+    BOXES,
+    FEW,
+    INDEX,
+    NO_ROOM,
+    WIDE_BOXES,
+    as_targets,
+    bitmaps,
+    given,
+    wide_bitmaps,
+)
 
 
 def run_lengths():
@@ -15,11 +25,11 @@ def run_lengths():
     return [rle.encode(mask) for mask in (bitmaps()[0], noise, torch.zeros(9, 7, dtype=torch.bool))]
 
 
-def arguments(masks):
+def arguments(masks, boxes=BOXES):
     text = torch.frombuffer(bytearray(b"".join(x["counts"] for x in masks)), dtype=torch.uint8)
     starts = torch.tensor([0, *(len(x["counts"]) for x in masks)]).cumsum(0)
     sizes = torch.tensor([x["size"] for x in masks])
-    return *given(BOXES, len(masks)), text, starts, sizes
+    return *given(boxes, len(masks)), text, starts, sizes
 
 
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
@@ -31,6 +41,17 @@ def test_matches_the_cpu(hostcuda, sanitizer):
     assert expected[1][0].any()
     assert expected[1][1].any()
     for got, wanted in zip(as_targets(driver.run(*arguments(masks))), expected):
+        assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_bins_of_many_pixels(hostcuda, fits):
+    driver = hostcuda("mask_targets_rle", "memory", FEW if fits else {**FEW, **NO_ROOM})
+    masks = [rle.encode(mask.T.contiguous()) for mask in wide_bitmaps()]
+    boxes = WIDE_BOXES[:, [1, 0, 3, 2]]
+    expected = mask_targets(masks, boxes, INDEX, (5, 14))
+    assert 0 < expected[1].float().mean() < 1
+    for got, wanted in zip(as_targets(driver.run(*arguments(masks, boxes))), expected):
         assert torch.equal(got, wanted)
 
 
