@@ -38,6 +38,17 @@ class Anchors(AnchorGenerator):
         half = torch.stack([1 / root, root], 1) * scales[0] / 2  # [ratios, 2] as (x, y)
         return torch.cat([-half, half], 1)
 
+    def grid_anchors(self, grid_sizes, strides) -> list[Tensor]:
+        """torchvision's numbers by half as many kernels."""
+        anchors = []
+        for base, (height, width), (down, right) in zip(self.cell_anchors, grid_sizes, strides):
+            like = {"dtype": base.dtype, "device": base.device}
+            x = torch.arange(0, width * right, right, **like).expand(height, width)
+            y = torch.arange(0, height * down, down, **like)[:, None].expand(height, width)
+            corners = torch.stack((x, y, x, y), 2)
+            anchors.append((corners[:, :, None] + base).flatten(0, 2))
+        return anchors
+
     def forward(self, features: Sequence[Tensor], pixels: Tensor) -> list[Tensor]:
         """Anchors [H * W * A, 4] of each level, cell after cell, the same for every image."""
         grids = [list(feature.shape[-2:]) for feature in features]

@@ -46,14 +46,15 @@ def select_boxes(
         kept: K, the boxes of each image that come out.
     """
     size = (boxes[..., 2:] - boxes[..., :2]).amin(-1)
-    exists = (size >= min_size) & scores.isfinite()
+    exists = (size >= min_size) & (scores.abs() < torch.inf)
     ranks = scores.masked_fill(~exists, torch.nan)  # which NMS never keeps
     picked = [batched_nms_fixed(*image, iou_threshold, kept) for image in zip(boxes, ranks, groups)]
     index, valid = (torch.stack(column) for column in zip(*picked))  # [B, K]
+    none = ~valid
     return BoxSelection(
-        boxes.gather(1, index[..., None].expand(-1, -1, 4)).masked_fill(~valid[..., None], 0),
-        scores.gather(1, index).masked_fill(~valid, 0),
-        groups.gather(1, index).masked_fill(~valid, 0),
+        boxes.gather(1, index[..., None].expand(-1, -1, 4)).masked_fill(none[..., None], 0),
+        scores.gather(1, index).masked_fill(none, 0),
+        groups.gather(1, index).masked_fill(none, 0),
         valid,
     )
 

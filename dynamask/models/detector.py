@@ -115,8 +115,8 @@ class Detector(nn.Module):
     def batch(self, images: Sequence[Tensor]) -> ImageBatch:
         """Normalises images and pads them to one size."""
         check_images(images)
-        batch = ImageBatch.of([(image - self.image_mean) / self.image_std for image in images])
-        return batch._replace(pixels=batch.pixels.to(self.dtype))
+        normalised = [(image - self.image_mean) / self.image_std for image in images]
+        return ImageBatch.of(normalised, dtype=self.dtype)
 
     def losses(
         self, batch: ImageBatch, features: list[Tensor], targets: Sequence[dict] | None

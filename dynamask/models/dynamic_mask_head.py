@@ -191,7 +191,7 @@ class DynamicMaskHead(nn.Module):
         else:  # nobody has taught the switch yet
             state = torch.full_like(instances.labels, len(self.sizes) - 1)
         if instances.valid is not None:  # what is not there costs as little as can be
-            state = state.where(instances.valid, 0)
+            state = state * instances.valid
         # an exported program keeps nothing between calls, and what stands in the memory of a CUDA
         # graph the next replay may have overwritten
         if not (torch.compiler.is_exporting() or is_recorded(state)):

@@ -24,12 +24,18 @@ class ImageBatch(NamedTuple):
         return self.extents.flip(1).repeat(1, 2)
 
     @staticmethod
-    def of(images: Sequence[Tensor], multiple: int = 32) -> "ImageBatch":
-        """Pads images [3, H, W] to a common size, rounded up to a ``multiple``."""
+    def of(
+        images: Sequence[Tensor], multiple: int = 32, dtype: torch.dtype | None = None
+    ) -> "ImageBatch":
+        """Pads images [3, H, W] to a common size, rounded up to a ``multiple``, in any dtype."""
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         height, width = (-(-max(side) // multiple) * multiple for side in zip(*sizes))
-        pixels = images[0].new_zeros(len(images), 3, height, width)
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        pixels = torch.empty(
+            (len(images), 3, height, width),
+            dtype=dtype or images[0].dtype,
+            device=images[0].device,
+            memory_format=torch.channels_last,
+        ).zero_()
         for padded, image in zip(pixels, images):
             padded[:, : image.shape[1], : image.shape[2]] = image
         extents = torch.tensor(sizes, dtype=torch.float32).to(pixels.device, non_blocking=True)

@@ -60,14 +60,14 @@ class RegionProposalNetwork(nn.Module):
         logits, deltas = self.head(features)
         # [B, A, H, W] and [B, 4A, H, W] to one row per anchor, in the order of the anchors
         logits = [x.float().permute(0, 2, 3, 1).flatten(1) for x in logits]
-        deltas = [x.float().permute(0, 2, 3, 1).reshape(x.shape[0], -1, 4) for x in deltas]
+        deltas = [x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, 4) for x in deltas]
         anchors = self.anchors(features, images.pixels)
         with torch.no_grad():
             proposals = self.select(logits, deltas, anchors, images.limits)
         if not self.training:
             return proposals, {}
         assert targets is not None
-        everywhere = torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors)
+        everywhere = torch.cat(logits, 1), torch.cat(deltas, 1).float(), torch.cat(anchors)
         return proposals, self.loss(*everywhere, targets)
 
     def select(
@@ -77,24 +77,27 @@ class RegionProposalNetwork(nn.Module):
 
         Args:
             logits: Objectness of one level's anchors [B, A], for each level.
-            deltas: How the boxes differ from them [B, A, 4].
+            deltas: How the boxes differ from them [B, A, 4], of any floating dtype.
             anchors: The anchors themselves [A, 4].
             limits: The largest coordinates of each image [B, 4].
         """
         candidates, kept = (
             pair[0 if self.training else 1] for pair in (self.candidates, self.kept)
         )
-        boxes, scores, levels = [], [], []
+        chosen = []
         for level, (logit, delta, anchor) in enumerate(zip(logits, deltas, anchors)):
             score, best = logit.topk(min(candidates, logit.shape[1]), dim=1)  # [B, k]
             delta = delta.gather(1, best[:, :, None].expand(-1, -1, 4))
-            box = self.coder.decode_single(delta.flatten(0, 1), anchor[best].flatten(0, 1))
-            boxes.append(box.view_as(delta))
-            scores.append(score)
-            levels.append(torch.full_like(best, level))
-        found = clip(torch.cat(boxes, 1), limits), torch.cat(scores, 1), torch.cat(levels, 1)
+            chosen.append((delta, anchor[best], score, torch.full_like(best, level)))
+        delta, anchor, scores, levels = (torch.cat(parts, 1) for parts in zip(*chosen))
+        boxes = self.coder.decode_single(delta.float().flatten(0, 1), anchor.flatten(0, 1))
         return select_boxes(
-            *found, min_size=self.min_size, iou_threshold=self.iou_threshold, kept=kept
+            clip(boxes.view_as(anchor), limits),
+            scores,
+            levels,
+            min_size=self.min_size,
+            iou_threshold=self.iou_threshold,
+            kept=kept,
         )
 
     def loss(

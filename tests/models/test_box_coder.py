@@ -23,3 +23,8 @@ def test_decodes_what_it_encoded():
     coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
     codes = coder.encode_single(boxes, proposals)
     torch.testing.assert_close(coder.decode_single(codes, proposals), boxes)
+
+
+def test_says_which_weights_it_takes():
+    with pytest.raises(ValueError, match="expected weights alike for x and y"):
+        BoxCoder((10.0, 5.0, 5.0, 5.0))
