@@ -61,10 +61,11 @@ class RecordedDetector(nn.Module):
         self._recordings: OrderedDict[torch.Size, Recording] = OrderedDict()
         self._lock = Lock()
         self._read = torch.cuda.Event()  # all that the latest replay left has been read
-        # one of each for all recordings: memory moves on between captures of one stream alone, and
-        # cuBLAS never gives back the workspace of a stream that it has seen
+        # The same for all recordings: memory moves on between captures of one stream alone, and
+        # cuBLAS never gives back the workspace of a stream that it has seen. Two streams, as the
+        # workspace of a capture must come from the pool, where nobody else gets hold of it.
         self._pool = torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream(device)
+        self._warm_up, self._capture = torch.cuda.Stream(device), torch.cuda.Stream(device)
 
     @property
     def last_counts(self) -> list[int]:
@@ -105,13 +106,22 @@ class RecordedDetector(nn.Module):
         # of a capture would be found by calls that are none
         with torch.inference_mode(False), torch.no_grad(), torch.autocast("cuda", enabled=False):
             batch = batch._replace(pixels=batch.pixels.clone(), extents=batch.extents.clone())
-            self._stream.wait_stream(main)
-            with torch.cuda.stream(self._stream):  # left even if the capture fails
+            self._warm_up.wait_stream(main)
+            with torch.cuda.stream(self._warm_up):
                 for _ in range(WARM_UPS):
                     self.detector.every_slot(batch)
-                graph = torch.cuda.CUDAGraph()
-                # other threads may go on with what they do: not "global"
-                with torch.cuda.graph(graph, self._pool, self._stream, "thread_local"):
+            main.wait_stream(self._warm_up)
+            graph = torch.cuda.CUDAGraph()
+            try:
+                # other threads may go on with what they do: not "global"; and torch leaves the
+                # stream of a capture only if that succeeds
+                with (
+                    torch.cuda.stream(main),
+                    torch.cuda.graph(graph, self._pool, self._capture, "thread_local"),
+                ):
                     found, masks = self.detector.every_slot(batch)
-            main.wait_stream(self._stream)
+            except Exception:
+                # for the allocator a capture that failed may go on for ever
+                self._pool = torch.cuda.graph_pool_handle()
+                raise
         return Recording(graph, batch, found, masks)
