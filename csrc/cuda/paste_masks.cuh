@@ -32,24 +32,23 @@ static __global__ void paste_masks_boxes(PasteMasks masks, int64_t* pixel_boxes,
   bytes[n] = (out[2] - out[0] + 7) / 8 * (out[3] - out[1]);
 }
 
-// A block owns some rows of one mask's box, a thread every 128th byte of them: eight pixels. Bound
-// by arithmetic.
+// Some blocks own one mask, a thread every so many-th byte of its box: eight pixels. Bound by
+// arithmetic.
 static __global__ void paste_masks_packed_kernel(PasteMasks masks, const int64_t* ends,
                                                  uint8_t* bits) {
   const int64_t n = blockIdx.x;
   const PastedMask mask(masks, n);
   const PasteBox& box = mask.place;
   const int64_t row_bytes = (box.x.end - box.x.begin + 7) / 8;
-  uint8_t* out = bits + ends[n] - row_bytes * (box.y.end - box.y.begin);
-  for (int32_t y = box.y.begin + blockIdx.y; y < box.y.end; y += gridDim.y) {
-    const PasteSample row = mask.at_y(y);
-    for (int64_t byte = threadIdx.x; byte < row_bytes; byte += blockDim.x) {
-      const int32_t first = box.x.begin + static_cast<int32_t>(8 * byte);
-      uint8_t packed = 0;
-      for (int32_t i = 0; i < 8 && first + i < box.x.end; ++i)
-        packed |= mask.covers(mask.at_x(first + i), row) << i;
-      out[(y - box.y.begin) * row_bytes + byte] = packed;
-    }
+  const int64_t bytes = row_bytes * (box.y.end - box.y.begin);
+  uint8_t* out = bits + ends[n] - bytes;
+  for (int64_t i = blockIdx.y * blockDim.x + threadIdx.x; i < bytes; i += gridDim.y * blockDim.x) {
+    const PasteSample row = mask.at_y(box.y.begin + static_cast<int32_t>(i / row_bytes));
+    const int32_t first = box.x.begin + static_cast<int32_t>(8 * (i % row_bytes));
+    uint8_t packed = 0;
+    for (int32_t k = 0; k < 8 && first + k < box.x.end; ++k)
+      packed |= mask.covers(mask.at_x(first + k), row) << k;
+    out[i] = packed;
   }
 }
 

@@ -16,7 +16,8 @@ template <typename F>
 DYNAMASK_HOST_DEVICE void for_each_merged(const SampledAxis& axis, int32_t bin, F f) {
   int32_t pixel = -2;  // what is pending: weights of this pixel and of the next
   float near = 0, far = 0;
-  for (int64_t s = 0; s < axis.samples; ++s) {
+  const auto samples = static_cast<int32_t>(axis.samples);  // sampled_axis() lets no more be
+  for (int32_t s = 0; s < samples; ++s) {
     const float position = axis.corner(bin) + axis.step(s);
     if (!axis.contains(position)) continue;
     const auto sample = axis.at(position);
