@@ -181,15 +181,14 @@ def by_image(
     detections: BoxSelection, masks: RaggedMasks, image_sizes: Sequence[tuple[int, int]]
 ) -> list[Prediction]:
     """What is in each image, from all boxes and the masks of those that are there."""
-    valid = detections.valid
-    counts = valid.sum(1).tolist()
+    counts = detections.valid.sum(1).tolist()
+    slots = detections.valid.flatten().nonzero().flatten()  # once, as it waits for a device
     sizes = masks.sizes.split(counts)
     lengths = [int((size * size).sum()) for size in sizes]
     values = masks.values[: sum(lengths)].split(lengths)
-    columns = [x[valid].split(counts) for x in (detections.boxes, detections.scores)]
+    columns = [column.flatten(0, 1)[slots].split(counts) for column in detections[:3]]
     ragged = [RaggedMasks(*pair) for pair in zip(values, sizes)]
-    labels = detections.groups[valid].split(counts)
-    return [Prediction(*row) for row in zip(*columns, labels, ragged, image_sizes)]
+    return [Prediction(*row) for row in zip(*columns, ragged, image_sizes)]
 
 
 def batch_rois(boxes: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ class RecordedDetector(nn.Module):
             recording.batch.extents.copy_(batch.extents)
             recording.graph.replay()
             # copies: the next replay, of whatever size, writes where these stand
-            masks = recording.masks.select(recording.found.valid.flatten())
+            masks = recording.masks.select(recording.found.valid.flatten().nonzero().flatten())
             predictions = by_image(recording.found, masks, batch.sizes)
             self._mask_sizes = masks.sizes
             self._read.record()

@@ -43,14 +43,19 @@ def a_fake_head(mode, *args, **options):
     """A head whose numbers are fake ones on ``cuda``."""
     with unset_fake_temporarily(), torch.device("cpu"):
         head = a_head(*args, **options)
-    for module in head.modules():
+    return on_fake_cuda(mode, head)
+
+
+def on_fake_cuda(mode, network):
+    """A network whose numbers become fake ones on ``cuda``."""
+    for module in network.modules():
         for tensors in (module._parameters, module._buffers):
             for name, value in tensors.items():
                 if value is not None:
                     fake = mode.from_tensor(value).detach().to("cuda")
                     is_parameter = isinstance(value, torch.nn.Parameter)
                     tensors[name] = torch.nn.Parameter(fake, False) if is_parameter else fake
-    return head
+    return network
 
 
 def inputs(dtype=torch.float32, count=ROIS):
