@@ -43,6 +43,7 @@ class Step:
         seconds: The most it may take, where all steps have MINUTES.
         variables: Of its environment, besides the ones that are there.
         why_not: Why it is left out, if it is.
+        shown: How many of the last lines of its log are printed though it passed.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Step:
     seconds: float
     variables: dict[str, str] = field(default_factory=dict)
     why_not: str | None = None
+    shown: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def plan(capability: str | None, benchmarks: Sequence[str], seconds: float) -> l
         # Triton compiles what is measured, side by side; what is wrong or breaks the device is not
         # measured then
         Step("check", checks, 80, one_thread),
-        Step("bench", [*pytest, *benchmarks, *where, *timed], 200),
+        Step("bench", [*pytest, *benchmarks, *where, *timed], 200, shown=70),  # the targets
         # what serves where Triton is missing, which otherwise sees fp64 alone
         Step("fallback", [*on_gpu, *in_parallel, *of_triton()], 80, {**one_thread, **NO_TRITON}),
         sanitizer("memcheck", once, "--report-api-errors", "no"),  # those that torch expects
@@ -235,8 +237,9 @@ def go_through(
             print(f"{step.name}: {' '.join(step.command)}", flush=True)
             outcome = runner(step, min(step.seconds * minutes / MINUTES, left), log)
         print(outcome, flush=True)
-        if outcome.word in ("failed", "timed out") and log.exists():
-            print("\n".join(log.read_text(errors="replace").splitlines()[-40:]), flush=True)
+        lines = max(step.shown, 40 if outcome.word in ("failed", "timed out") else 0)
+        if lines > 0 and log.exists():
+            print("\n".join(log.read_text(errors="replace").splitlines()[-lines:]), flush=True)
         outcomes.append(outcome)
         after(outcome)
     return outcomes
