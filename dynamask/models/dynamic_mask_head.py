@@ -36,7 +36,7 @@ def scaled_budget(budget: float, costs: Sequence[float]) -> float:
 
 def is_recorded(x: Tensor) -> bool:
     """Whether the latest operation on this tensor went into a CUDA graph."""
-    if not x.is_cuda or not torch.cuda.is_initialized():
+    if torch.compiler.is_compiling() or not x.is_cuda or not torch.cuda.is_initialized():
         return False
     return torch.cuda.is_current_stream_capturing()
 
