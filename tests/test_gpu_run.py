@@ -59,6 +59,10 @@ def test_all_steps_share_the_time():
     steps = [python("", seconds=30), python("", seconds=3600)]
     gpu.go_through(steps, gpu.MINUTES, runner)
     assert seen == pytest.approx([30, 60 * gpu.MINUTES], rel=0.01)
+    for minutes, first in ((2 * gpu.MINUTES, 60), (gpu.MINUTES / 4, 30)):
+        seen.clear()
+        gpu.go_through(steps, minutes, runner)
+        assert seen == pytest.approx([first, 60 * minutes], rel=0.01)
     assert [o.word for o in gpu.go_through(steps, 0.0, runner)] == ["timed out"] * 2
 
 
