@@ -118,8 +118,8 @@ def subjects() -> Iterator[tuple[str, Subject]]:
     tiles = (32, 4), (64, 4), (64, 8), (128, 4), (128, 8), (128, 16), (256, 8)
     few = (32, 4), (64, 4), (64, 8), (128, 8)
     for c, s, g in (*((c, s, 1) for c, s in squares), (128, 28, 4), (64, 56, 2)):
-        sizes = product(tiles, CHANNELS=(32, 64), RUN=(1, 2, 4), num_stages=(2, 3, 4))
-        sizes = [x for x in sizes if x["CHANNELS"] * x["RUN"] <= max(32, c // g)]
+        sizes = product(tiles, CHANNELS=(32, 64), num_stages=(1, 2, 3, 4))
+        sizes = [x for x in sizes if x["CHANNELS"] <= max(32, c // g)]
         make = partial(deform, c, s, g, BF16)
         yield f"deform_conv2d {c}@{s} G={g}", Subject("deform_conv2d", "block_sizes", make, sizes)
     data = product(few, CHANNELS=(16, 32, 64), num_stages=(1, 2))

@@ -30,7 +30,7 @@ def class_logits_kernel(
     # A program owns PIXELS pixels of one RoI. Bound by memory: it reads their features once, along
     # the channels where those are innermost (ROWS), else along the pixels.
     n = tl.program_id(0).to(tl.int64)
-    p = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
+    p = tl.program_id(1).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)
     label = tl.load(labels + n)
     exists = (label >= 0) & (label < classes)
     row = tl.where(exists, label, 0).to(tl.int64)
@@ -40,7 +40,7 @@ def class_logits_kernel(
         if ROWS:
             places = p[None, :] * channels + c[:, None]
         else:
-            places = c[:, None] * pixels + p[None, :]
+            places = c[:, None].to(tl.int64) * pixels + p[None, :]
         inside = (c[:, None] < channels) & (p[None, :] < pixels)
         x = tl.load(features + n * channels * pixels + places, mask=inside, other=0.0).to(SUM)
         w = tl.load(weight + row * channels + c, mask=c < channels, other=0.0).to(SUM)

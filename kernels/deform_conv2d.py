@@ -42,9 +42,8 @@ def corners(y, x, height, width):
 
 
 @triton.jit
-def load_channels(images, places, channels, exists, inside, WHOLE: tl.constexpr):
+def load_channels(pointers, exists, inside, WHOLE: tl.constexpr):
     # [pixels, channels], zeros at pixels that do not exist; WHOLE: all channels are inside.
-    pointers = images[:, None] + (places[:, None] + channels[None, :])
     if WHOLE:
         return tl.load(pointers, mask=exists[:, None], other=0.0)
     return tl.load(pointers, mask=exists[:, None] & inside, other=0.0)
@@ -53,23 +52,21 @@ def load_channels(images, places, channels, exists, inside, WHOLE: tl.constexpr)
 @triton.jit
 def step_channels(k, TAPS: tl.constexpr, SEGMENT: tl.constexpr, CHANNELS: tl.constexpr):
     # Step k is a tap of CHANNELS channels of a segment: the tap, the first channel of the segment,
-    # and which of its channels. Taps are innermost: they find the channels they share in the L1.
+    # and the first of these in it. Taps are innermost: they find the channels they share in the L1.
     SLABS: tl.constexpr = (SEGMENT + CHANNELS - 1) // CHANNELS
-    within = k // TAPS % SLABS * CHANNELS + tl.arange(0, CHANNELS)
-    return k % TAPS, k // TAPS // SLABS * SEGMENT, within
+    return k % TAPS, k // TAPS // SLABS * SEGMENT, k // TAPS % SLABS * CHANNELS
 
 
 @triton.jit
 def read_neighbours(
-    k, images, offset, mask, n, limit, base_y, base_x, height, width, input_pixel, offset_plane,
-    mask_plane, group_channel, dilation_y, dilation_x, STEPS: tl.constexpr, TAPS: tl.constexpr,
-    KERNEL_WIDTH: tl.constexpr, SEGMENT: tl.constexpr, OFFSET_CHANNELS: tl.constexpr,
+    k, images, offset, mask, exists, base_y, base_x, height, width, offset_plane, mask_plane,
+    group_channel, dilation_y, dilation_x, TAPS: tl.constexpr, KERNEL_WIDTH: tl.constexpr,
+    SEGMENT: tl.constexpr, OFFSET_CHANNELS: tl.constexpr, INPUT_PIXEL: tl.constexpr,
     WIDE: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     # The four neighbours of where step k of the sum reads the input, [PIXELS, CHANNELS], and their
-    # weights; zeros after the last step and where the image n is not below the limit.
-    exists = n < tl.where(k < STEPS, limit, 0)
-    tap, first, within = step_channels(k, TAPS, SEGMENT, CHANNELS)
+    # weights; zeros at pixels that do not exist.
+    tap, first, start = step_channels(k, TAPS, SEGMENT, CHANNELS)
     first += group_channel
     plane = tl.cast(first // OFFSET_CHANNELS * TAPS + tap, tl.int64)
     y, x, fy, fx = sample_positions(
@@ -86,16 +83,17 @@ def read_neighbours(
     if mask is not None:
         scale = tl.load(mask + plane * mask_plane, mask=exists, other=0.0).to(tl.float32)
         top, bottom = top * scale, bottom * scale
-    c = first + within
+    within = start + tl.arange(0, CHANNELS)
     inside = within[None, :] < SEGMENT
     WHOLE: tl.constexpr = SEGMENT % CHANNELS == 0
-    place = pixel_place(y, x, width, input_pixel, WIDE)
-    below = place + width * input_pixel
+    place = pixel_place(y, x, width, INPUT_PIXEL, WIDE)
+    above = images[:, None] + (place[:, None] + (first + within)[None, :])
+    below = above + pixel_place(1, 0, width, INPUT_PIXEL, WIDE)
     return (
-        (top * (1.0 - fx), load_channels(images, place, c, top_left, inside, WHOLE)),
-        (top * fx, load_channels(images, place + input_pixel, c, top_right, inside, WHOLE)),
-        (bottom * (1.0 - fx), load_channels(images, below, c, bottom_left, inside, WHOLE)),
-        (bottom * fx, load_channels(images, below + input_pixel, c, bottom_right, inside, WHOLE)),
+        (top * (1.0 - fx), load_channels(above, top_left, inside, WHOLE)),
+        (top * fx, load_channels(above + INPUT_PIXEL, top_right, inside, WHOLE)),
+        (bottom * (1.0 - fx), load_channels(below, bottom_left, inside, WHOLE)),
+        (bottom * fx, load_channels(below + INPUT_PIXEL, bottom_right, inside, WHOLE)),
     )
 
 
@@ -104,8 +102,17 @@ def pixel_place(y, x, width, pixel, WIDE: tl.constexpr):
     # How far into an image a pixel is; WIDE: in 64 bits.
     place = y * width + x
     if WIDE:
-        place = place.to(tl.int64)
+        place = tl.cast(place, tl.int64)  # of a width of 1, the next row is a constant
     return place * pixel
+
+
+@triton.jit
+def widened(x):
+    # To fp32. A bf16 is its upper half: spelt out, two of one register take two instructions, not
+    # three.
+    if x.dtype == tl.bfloat16:
+        return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    return x.to(tl.float32)
 
 
 @triton.jit
@@ -113,23 +120,44 @@ def between(neighbours):
     # The input between them, rounded once: sums in its own dtype, two numbers an instruction, would
     # err four times as much in bf16.
     top_left, top_right, bottom_left, bottom_right = neighbours
-    x = top_left[0][:, None] * top_left[1].to(tl.float32)
-    x += top_right[0][:, None] * top_right[1].to(tl.float32)
-    x += bottom_left[0][:, None] * bottom_left[1].to(tl.float32)
-    x += bottom_right[0][:, None] * bottom_right[1].to(tl.float32)
+    x = top_left[0][:, None] * widened(top_left[1])
+    x += top_right[0][:, None] * widened(top_right[1])
+    x += bottom_left[0][:, None] * widened(bottom_left[1])
+    x += bottom_right[0][:, None] * widened(bottom_right[1])
     return x.to(top_left[1].dtype)
+
+
+@triton.jit
+def load_weight(
+    k, weight, o, out_channels, TAPS: tl.constexpr, GROUP_CHANNELS: tl.constexpr,
+    SEGMENT: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    # Of step k, [CHANNELS, outputs].
+    tap, first, start = step_channels(k, TAPS, SEGMENT, CHANNELS)
+    c = tl.arange(0, CHANNELS)
+    weight += (tap * GROUP_CHANNELS + first + start) * out_channels
+    inside = (c[:, None] < SEGMENT - start) & (o[None, :] < out_channels)
+    return tl.load(weight + (c[:, None] * out_channels + o[None, :]), mask=inside, other=0.0)
+
+
+@triton.jit
+def multiply(a, b, acc, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr):
+    if INTERPRETED:
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, acc, input_precision=PRECISION)
 
 
 @triton.jit
 def deform_conv2d_kernel(
     input, offset, mask, weight, bias, residual, out, count,
     batch, height, width, out_pixels, out_width, out_channels,
-    input_image, input_pixel, offset_image, offset_plane, offset_pixel,
+    input_image, offset_image, offset_plane, offset_pixel,
     mask_image, mask_plane, mask_pixel,
     out_image, out_channel, out_pixel, residual_image, residual_channel, residual_pixel,
     stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
     TAPS: tl.constexpr, KERNEL_WIDTH: tl.constexpr, GROUP_CHANNELS: tl.constexpr,
-    SEGMENT: tl.constexpr, OFFSET_CHANNELS: tl.constexpr, WIDE: tl.constexpr, RELU: tl.constexpr,
+    SEGMENT: tl.constexpr, OFFSET_CHANNELS: tl.constexpr, INPUT_PIXEL: tl.constexpr,
+    WIDE: tl.constexpr, RELU: tl.constexpr,
     PRECISION: tl.constexpr, INTERPRETED: tl.constexpr, PIXELS: tl.constexpr, OUT: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):  # fmt: skip
@@ -150,6 +178,7 @@ def deform_conv2d_kernel(
     base_x = q % out_width * stride_x - padding_x
     images = input + n * input_image
     image = n.to(tl.int32)
+    exists = image < limit
     weight += (group * TAPS * GROUP_CHANNELS).to(tl.int64) * out_channels
     offset += n * offset_image + q.to(tl.int64) * offset_pixel
     if mask is not None:
@@ -157,31 +186,26 @@ def deform_conv2d_kernel(
 
     acc = tl.zeros((PIXELS, OUT), tl.float32)
     STEPS: tl.constexpr = GROUP_CHANNELS // SEGMENT * ((SEGMENT + CHANNELS - 1) // CHANNELS) * TAPS
-    neighbours = read_neighbours(
-        0, images, offset, mask, image, limit, base_y, base_x, height, width, input_pixel,
-        offset_plane, mask_plane, group * GROUP_CHANNELS, dilation_y, dilation_x,
-        STEPS, TAPS, KERNEL_WIDTH, SEGMENT, OFFSET_CHANNELS, WIDE, CHANNELS,
-    )  # fmt: skip
-    a = between(neighbours)
-    for k in range(0, STEPS):
-        # the next neighbours arrive during the product; read where they are multiplied, the
-        # compiler would copy all four to shared memory
+    if STEPS > 0:
         neighbours = read_neighbours(
-            k + 1, images, offset, mask, image, limit, base_y, base_x, height, width, input_pixel,
-            offset_plane, mask_plane, group * GROUP_CHANNELS, dilation_y, dilation_x,
-            STEPS, TAPS, KERNEL_WIDTH, SEGMENT, OFFSET_CHANNELS, WIDE, CHANNELS,
+            0, images, offset, mask, exists, base_y, base_x, height, width, offset_plane,
+            mask_plane, group * GROUP_CHANNELS, dilation_y, dilation_x,
+            TAPS, KERNEL_WIDTH, SEGMENT, OFFSET_CHANNELS, INPUT_PIXEL, WIDE, CHANNELS,
         )  # fmt: skip
-        tap, first, within = step_channels(k, TAPS, SEGMENT, CHANNELS)
-        row = tap * GROUP_CHANNELS + first + within
-        b = tl.load(
-            weight + (row[:, None] * out_channels + o[None, :]),
-            mask=(within[:, None] < SEGMENT) & (o[None, :] < out_channels),
-            other=0.0,
-        )
-        if INTERPRETED:
-            a, b = a.to(tl.float32), b.to(tl.float32)
-        acc = tl.dot(a, b, acc, input_precision=PRECISION)
         a = between(neighbours)
+        for k in range(0, STEPS - 1):
+            # the next neighbours arrive during the product; read where they are multiplied, the
+            # compiler would copy all four to shared memory
+            neighbours = read_neighbours(
+                k + 1, images, offset, mask, exists, base_y, base_x, height, width, offset_plane,
+                mask_plane, group * GROUP_CHANNELS, dilation_y, dilation_x,
+                TAPS, KERNEL_WIDTH, SEGMENT, OFFSET_CHANNELS, INPUT_PIXEL, WIDE, CHANNELS,
+            )  # fmt: skip
+            b = load_weight(k, weight, o, out_channels, TAPS, GROUP_CHANNELS, SEGMENT, CHANNELS)
+            acc = multiply(a, b, acc, PRECISION, INTERPRETED)
+            a = between(neighbours)
+        b = load_weight(STEPS - 1, weight, o, out_channels, TAPS, GROUP_CHANNELS, SEGMENT, CHANNELS)
+        acc = multiply(a, b, acc, PRECISION, INTERPRETED)
 
     o_inside = o < out_channels
     o += group * out_channels
@@ -189,7 +213,7 @@ def deform_conv2d_kernel(
         acc += tl.load(bias + o, mask=o_inside, other=0.0).to(tl.float32)[None, :]
     if RELU:
         acc = tl.where(acc < 0.0, 0.0, acc)
-    stored = (image < limit)[:, None] & o_inside[None, :]
+    stored = exists[:, None] & o_inside[None, :]
     if residual is not None:
         at = n * residual_image + q.to(tl.int64) * residual_pixel
         at = residual + at[:, None] + o[None, :].to(tl.int64) * residual_channel
@@ -202,17 +226,25 @@ def deform_conv2d_kernel(
 def block_sizes(dtype: torch.dtype, segment: int, out_channels: int) -> dict[str, int]:
     """PIXELS, OUT and CHANNELS of a program, and how Triton compiles it.
 
-    Up to 256 output channels, so that each sample is read once. With as many pixels and channels as
-    make 16 bytes of each neighbour a thread, no thread works out where two pixels read, and two
-    programs of 256 output channels share a multiprocessor: one samples while the other multiplies.
-    In fp32, as many sums as the registers of a thread hold.
+    Up to 256 output channels, so that each sample is read once. A thread has 16 bytes of each
+    neighbour of one pixel or two: work of a warp, not of a pixel, is shared by two, but 256 output
+    channels take all registers of a multiprocessor for two programs, one of which samples while the
+    other multiplies. In fp32, as many sums as the registers of a thread hold.
     """
     out, channels = (max(16, triton.next_power_of_2(x)) for x in (out_channels, segment))
     if dtype == torch.float32:
         sizes = {"PIXELS": 64, "OUT": min(128, out), "CHANNELS": 16}
         return {**sizes, "num_warps": 8, "num_stages": 2}
     sizes = {"PIXELS": 64, "OUT": min(256, out), "CHANNELS": min(32, channels)}
-    return {**sizes, "num_warps": 8, "num_stages": 3}
+    warps_and_stages = (
+        {"num_warps": 8, "num_stages": 3} if out > 128 else {"num_warps": 4, "num_stages": 2}
+    )
+    return {**sizes, **warps_and_stages}
+
+
+def precision_of_products() -> str:
+    """Of those of fp32: what torch was told for its own, in its older words or the newer."""
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
 def pack_weight(weight: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
@@ -271,7 +303,6 @@ def launch(
     offset_channels = max(1, input.shape[1] * 2 * taps // offset.shape[1])
     segment = math.gcd(channels, offset_channels)
     sizes = block_sizes(input.dtype, segment, out_channels)
-    ieee = not torch.backends.cuda.matmul.allow_tf32
     grid = (
         triton.cdiv(batch * pixels, sizes["PIXELS"]),
         groups * triton.cdiv(out_channels, sizes["OUT"]),
@@ -283,7 +314,7 @@ def launch(
     deform_conv2d_kernel[grid](
         *(input, offset, mask, weight, bias, residual, out, count),
         *(batch, *size, pixels, out_width, out_channels),
-        *(input.stride(0), input.stride(2)),
+        input.stride(0),
         *(*strides(offset), *strides(mask), *strides(out), *strides(residual)),
         *(*stride, *padding, *dilation),
         TAPS=taps,
@@ -291,9 +322,10 @@ def launch(
         GROUP_CHANNELS=channels,
         SEGMENT=segment,
         OFFSET_CHANNELS=offset_channels,
+        INPUT_PIXEL=input.stride(2),
         WIDE=size[0] * size[1] * input.stride(2) >= 2**31,
         RELU=relu,
-        PRECISION="ieee" if ieee else "tf32",
+        PRECISION=precision_of_products(),
         INTERPRETED=INTERPRETED,
         **sizes,
     )

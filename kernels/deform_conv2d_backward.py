@@ -7,7 +7,7 @@ import triton
 from torch import Tensor
 
 from dynamask.kernels.deform_conv2d import DTYPES as DTYPES
-from dynamask.kernels.deform_conv2d import INTERPRETED, pixel_rows
+from dynamask.kernels.deform_conv2d import INTERPRETED, pixel_rows, precision_of_products
 from dynamask.kernels.deform_conv2d_backward_kernels import (
     data_block_sizes,
     deform_conv2d_backward_data_kernel,
@@ -95,15 +95,15 @@ class Call:
         self.offset, self.mask = offset.flatten(2), None if mask is None else mask.flatten(2)
         self.weight = weight
         self.numbers = (*stride, *padding, *dilation)
-        tf32 = torch.backends.cuda.matmul.allow_tf32
         self.constants = {
             "TAPS": self.taps,
             "KERNEL_WIDTH": self.kernel_width,
             "GROUP_CHANNELS": self.channels,
             "SEGMENT": self.segment,
             "OFFSET_CHANNELS": self.offset_channels,
+            "INPUT_PIXEL": self.input.stride(2),
             "WIDE": self.height * self.width * max(all_channels, self.input.stride(2)) >= 2**31,
-            "PRECISION": "tf32" if tf32 else "ieee",
+            "PRECISION": precision_of_products(),
             "INTERPRETED": INTERPRETED,
         }
 
@@ -114,7 +114,7 @@ class Call:
     def read_strides(self) -> tuple[int, ...]:
         """Of the gradient, the input, the offsets and the mask."""
         rows = (self.grad.stride(0), self.grad.stride(2), self.input.stride(0))
-        return (*rows, self.input.stride(2), *self.offset.stride(), *strides(self.mask))
+        return (*rows, *self.offset.stride(), *strides(self.mask))
 
     def per_unit(self) -> Tensor:
         """How many units of whole-number sums make 1, such that no sum can overflow 63 bits.
@@ -140,7 +140,6 @@ class Call:
         weight = torch.empty(weight.shape, dtype=self.input.dtype, device=weight.device).copy_(
             weight
         )
-        sum_strides = (0, 0) if grad_input is None else (grad_input.stride(0), grad_input.stride(2))
         offsets, masks = (None if x is None else x.flatten(2) for x in (grad_offset, grad_mask))
         tiles = triton.cdiv(self.batch * self.pixels, sizes["PIXELS"])
         deform_conv2d_backward_data_kernel[(tiles * self.taps, self.offset_groups)](
@@ -148,9 +147,11 @@ class Call:
             *(grad_input, offsets, masks, per_unit),
             *self.sizes(),
             *self.read_strides(),
-            *(*sum_strides, *strides(offsets), *strides(masks)),
+            0 if grad_input is None else grad_input.stride(0),
+            *(*strides(offsets), *strides(masks)),
             *self.numbers,
             **self.constants,
+            SUM_PIXEL=self.input.shape[1],
             OUT_BLOCKS=triton.cdiv(self.out_channels, sizes["OUT"]),
             RESIDENT=self.out_channels <= sizes["OUT"] and self.segment == self.offset_channels,
             **sizes,

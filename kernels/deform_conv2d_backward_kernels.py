@@ -24,11 +24,10 @@ def load_rows(rows, first, channels, exists, count):
 
 
 @triton.jit
-def add_channels(images, places, channels, values, exists, inside, WHOLE: tl.constexpr, per_unit):
+def add_channels(pointers, values, exists, inside, WHOLE: tl.constexpr, per_unit):
     # Adds [pixels, channels]; to whole numbers as multiples of their unit.
     if per_unit is not None:
         values = tl.floor(values.to(tl.float64) * tl.load(per_unit) + 0.5).to(tl.int64)
-    pointers = images[:, None] + (places[:, None] + channels[None, :])
     if WHOLE:
         tl.atomic_add(pointers, values, mask=exists[:, None], sem="relaxed")
     else:
@@ -39,15 +38,16 @@ def add_channels(images, places, channels, values, exists, inside, WHOLE: tl.con
 def deform_conv2d_backward_data_kernel(
     grad, input, offset, mask, weight, grad_input, grad_offset, grad_mask, per_unit,
     batch, height, width, out_pixels, out_width, out_channels,
-    grad_image, grad_pixel, input_image, input_pixel, offset_image, offset_plane, offset_pixel,
-    mask_image, mask_plane, mask_pixel, grad_input_image, grad_input_pixel,
+    grad_image, grad_pixel, input_image, offset_image, offset_plane, offset_pixel,
+    mask_image, mask_plane, mask_pixel, grad_input_image,
     grad_offset_image, grad_offset_plane, grad_offset_pixel,
     grad_mask_image, grad_mask_plane, grad_mask_pixel,
     stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
     TAPS: tl.constexpr, KERNEL_WIDTH: tl.constexpr, GROUP_CHANNELS: tl.constexpr,
-    SEGMENT: tl.constexpr, OFFSET_CHANNELS: tl.constexpr, WIDE: tl.constexpr,
-    OUT_BLOCKS: tl.constexpr, RESIDENT: tl.constexpr, PRECISION: tl.constexpr,
-    INTERPRETED: tl.constexpr, PIXELS: tl.constexpr, OUT: tl.constexpr, CHANNELS: tl.constexpr,
+    SEGMENT: tl.constexpr, OFFSET_CHANNELS: tl.constexpr, INPUT_PIXEL: tl.constexpr,
+    SUM_PIXEL: tl.constexpr, WIDE: tl.constexpr, OUT_BLOCKS: tl.constexpr, RESIDENT: tl.constexpr,
+    PRECISION: tl.constexpr, INTERPRETED: tl.constexpr, PIXELS: tl.constexpr, OUT: tl.constexpr,
+    CHANNELS: tl.constexpr,
 ):  # fmt: skip
     # A program owns one tap of PIXELS output pixels and all channels of one offset group, so that
     # it knows the whole gradient of their offsets. Bound by the atomic additions to the four
@@ -71,8 +71,7 @@ def deform_conv2d_backward_data_kernel(
         place = mask + n * mask_image + q.to(tl.int64) * mask_pixel + plane * mask_plane
         scale = tl.load(place, mask=exists, other=0.0).to(tl.float32)
     top_left, top_right, bottom_left, bottom_right = corners(y, x, height, width)
-    images, place = input + n * input_image, pixel_place(y, x, width, input_pixel, WIDE)
-    below = place + width * input_pixel
+    images, place = input + n * input_image, pixel_place(y, x, width, INPUT_PIXEL, WIDE)
     rows = grad + n * grad_image + q.to(tl.int64) * grad_pixel
 
     if RESIDENT:
@@ -84,7 +83,8 @@ def deform_conv2d_backward_data_kernel(
     product_bottom_right = tl.zeros((PIXELS,), tl.float32)
     SLABS: tl.constexpr = (SEGMENT + CHANNELS - 1) // CHANNELS
     for step in range(0, OFFSET_CHANNELS // SEGMENT * SLABS):
-        _, first, within = step_channels(step, 1, SEGMENT, CHANNELS)
+        _, first, start = step_channels(step, 1, SEGMENT, CHANNELS)
+        within = start + tl.arange(0, CHANNELS)
         first += tl.program_id(1) * OFFSET_CHANNELS
         group = first // GROUP_CHANNELS
         c = first + within
@@ -109,28 +109,29 @@ def deform_conv2d_backward_data_kernel(
         inside = within[None, :] < SEGMENT
         WHOLE: tl.constexpr = SEGMENT % CHANNELS == 0
         if grad_offset is not None or grad_mask is not None:
-            value = load_channels(images, place, c, top_left, inside, WHOLE)
+            above = images[:, None] + (place[:, None] + c[None, :])
+            below = above + pixel_place(1, 0, width, INPUT_PIXEL, WIDE)
+            value = load_channels(above, top_left, inside, WHOLE)
             product_top_left += tl.sum(columns * value.to(tl.float32), 1)
-            value = load_channels(images, place + input_pixel, c, top_right, inside, WHOLE)
+            value = load_channels(above + INPUT_PIXEL, top_right, inside, WHOLE)
             product_top_right += tl.sum(columns * value.to(tl.float32), 1)
-            value = load_channels(images, below, c, bottom_left, inside, WHOLE)
+            value = load_channels(below, bottom_left, inside, WHOLE)
             product_bottom_left += tl.sum(columns * value.to(tl.float32), 1)
-            value = load_channels(images, below + input_pixel, c, bottom_right, inside, WHOLE)
+            value = load_channels(below + INPUT_PIXEL, bottom_right, inside, WHOLE)
             product_bottom_right += tl.sum(columns * value.to(tl.float32), 1)
         if grad_input is not None:
-            sums = grad_input + n * grad_input_image
-            to = pixel_place(y, x, width, grad_input_pixel, WIDE)
-            to_below = to + width * grad_input_pixel
+            to = pixel_place(y, x, width, SUM_PIXEL, WIDE)[:, None] + c[None, :]
+            to = (grad_input + n * grad_input_image)[:, None] + to
+            to_below = to + pixel_place(1, 0, width, SUM_PIXEL, WIDE)
             top, bottom = (1.0 - fy) * scale, fy * scale
             value = columns * (top * (1.0 - fx))[:, None]
-            add_channels(sums, to, c, value, top_left, inside, WHOLE, per_unit)
+            add_channels(to, value, top_left, inside, WHOLE, per_unit)
             value = columns * (top * fx)[:, None]
-            add_channels(sums, to + grad_input_pixel, c, value, top_right, inside, WHOLE, per_unit)
+            add_channels(to + SUM_PIXEL, value, top_right, inside, WHOLE, per_unit)
             value = columns * (bottom * (1.0 - fx))[:, None]
-            add_channels(sums, to_below, c, value, bottom_left, inside, WHOLE, per_unit)
-            to_below += grad_input_pixel
+            add_channels(to_below, value, bottom_left, inside, WHOLE, per_unit)
             value = columns * (bottom * fx)[:, None]
-            add_channels(sums, to_below, c, value, bottom_right, inside, WHOLE, per_unit)
+            add_channels(to_below + SUM_PIXEL, value, bottom_right, inside, WHOLE, per_unit)
 
     if grad_offset is not None:
         left = product_bottom_left - product_top_left
@@ -154,11 +155,11 @@ def deform_conv2d_backward_data_kernel(
 @triton.jit
 def tile_neighbours(
     tile, k, input, offset, mask, batch, height, width, out_pixels, out_width,
-    input_image, input_pixel, offset_image, offset_plane, offset_pixel, mask_image, mask_plane,
-    mask_pixel, group_channel, stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
-    STEPS: tl.constexpr, TAPS: tl.constexpr, KERNEL_WIDTH: tl.constexpr, SEGMENT: tl.constexpr,
-    OFFSET_CHANNELS: tl.constexpr, WIDE: tl.constexpr, PIXELS: tl.constexpr,
-    CHANNELS: tl.constexpr,
+    input_image, offset_image, offset_plane, offset_pixel, mask_image, mask_plane, mask_pixel,
+    group_channel, stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
+    TAPS: tl.constexpr, KERNEL_WIDTH: tl.constexpr, SEGMENT: tl.constexpr,
+    OFFSET_CHANNELS: tl.constexpr, INPUT_PIXEL: tl.constexpr, WIDE: tl.constexpr,
+    PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     # The neighbours of step k in a tile of pixels; zeros after the last tile.
     n, q = tile_pixels(tile, out_pixels, PIXELS)
@@ -167,9 +168,9 @@ def tile_neighbours(
         mask += n * mask_image + place * mask_pixel
     return read_neighbours(
         k, input + n * input_image, offset + n * offset_image + place * offset_pixel, mask,
-        n, batch, q // out_width * stride_y - padding_y, q % out_width * stride_x - padding_x,
-        height, width, input_pixel, offset_plane, mask_plane, group_channel,
-        dilation_y, dilation_x, STEPS, TAPS, KERNEL_WIDTH, SEGMENT, OFFSET_CHANNELS, WIDE, CHANNELS,
+        n < batch, q // out_width * stride_y - padding_y, q % out_width * stride_x - padding_x,
+        height, width, offset_plane, mask_plane, group_channel, dilation_y, dilation_x,
+        TAPS, KERNEL_WIDTH, SEGMENT, OFFSET_CHANNELS, INPUT_PIXEL, WIDE, CHANNELS,
     )  # fmt: skip
 
 
@@ -177,13 +178,13 @@ def tile_neighbours(
 def deform_conv2d_backward_weight_kernel(
     grad, input, offset, mask, sums,
     batch, height, width, out_pixels, out_width, out_channels, tiles, groups,
-    grad_image, grad_pixel, input_image, input_pixel, offset_image, offset_plane, offset_pixel,
+    grad_image, grad_pixel, input_image, offset_image, offset_plane, offset_pixel,
     mask_image, mask_plane, mask_pixel,
     stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
     TAPS: tl.constexpr, KERNEL_WIDTH: tl.constexpr, GROUP_CHANNELS: tl.constexpr,
-    SEGMENT: tl.constexpr, OFFSET_CHANNELS: tl.constexpr, WIDE: tl.constexpr,
-    PRECISION: tl.constexpr, INTERPRETED: tl.constexpr, PIXELS: tl.constexpr, OUT: tl.constexpr,
-    CHANNELS: tl.constexpr,
+    SEGMENT: tl.constexpr, OFFSET_CHANNELS: tl.constexpr, INPUT_PIXEL: tl.constexpr,
+    WIDE: tl.constexpr, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr, PIXELS: tl.constexpr,
+    OUT: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     # A program owns the weights of one tap between CHANNELS channels and OUT output channels, and
     # sums over every so many-th tile of pixels; the sums of all programs are added afterwards.
@@ -197,19 +198,18 @@ def deform_conv2d_backward_weight_kernel(
     splits = tl.num_programs(1)
     neighbours = tile_neighbours(
         tl.program_id(1), k, input, offset, mask, batch, height, width, out_pixels, out_width,
-        input_image, input_pixel, offset_image, offset_plane, offset_pixel, mask_image, mask_plane,
-        mask_pixel, group * GROUP_CHANNELS, stride_y, stride_x, padding_y, padding_x,
-        dilation_y, dilation_x, STEPS, TAPS, KERNEL_WIDTH, SEGMENT, OFFSET_CHANNELS, WIDE, PIXELS,
-        CHANNELS,
+        input_image, offset_image, offset_plane, offset_pixel, mask_image, mask_plane, mask_pixel,
+        group * GROUP_CHANNELS, stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
+        TAPS, KERNEL_WIDTH, SEGMENT, OFFSET_CHANNELS, INPUT_PIXEL, WIDE, PIXELS, CHANNELS,
     )  # fmt: skip
     a = between(neighbours)
     for tile in range(tl.program_id(1), tiles, splits):
         neighbours = tile_neighbours(
             tile + splits, k, input, offset, mask, batch, height, width, out_pixels, out_width,
-            input_image, input_pixel, offset_image, offset_plane, offset_pixel, mask_image,
-            mask_plane, mask_pixel, group * GROUP_CHANNELS,
+            input_image, offset_image, offset_plane, offset_pixel, mask_image, mask_plane,
+            mask_pixel, group * GROUP_CHANNELS,
             stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
-            STEPS, TAPS, KERNEL_WIDTH, SEGMENT, OFFSET_CHANNELS, WIDE, PIXELS, CHANNELS,
+            TAPS, KERNEL_WIDTH, SEGMENT, OFFSET_CHANNELS, INPUT_PIXEL, WIDE, PIXELS, CHANNELS,
         )  # fmt: skip
         n, q = tile_pixels(tile, out_pixels, PIXELS)
         rows = grad + n * grad_image + q.to(tl.int64) * grad_pixel
@@ -219,7 +219,8 @@ def deform_conv2d_backward_weight_kernel(
         total = tl.dot(tl.trans(a), g, total, input_precision=PRECISION)
         a = between(neighbours)
 
-    tap, first, within = step_channels(k, TAPS, SEGMENT, CHANNELS)
+    tap, first, start = step_channels(k, TAPS, SEGMENT, CHANNELS)
+    within = start + tl.arange(0, CHANNELS)
     row = (tl.program_id(1) * groups + group) * TAPS + tap
     row = row.to(tl.int64) * GROUP_CHANNELS + first + within
     inside = (within < SEGMENT)[:, None] & (o < out_channels)[None, :]
@@ -229,14 +230,15 @@ def deform_conv2d_backward_weight_kernel(
 def data_block_sizes(dtype: torch.dtype, segment: int, out_channels: int) -> dict[str, int]:
     """PIXELS, OUT and CHANNELS of a program of the data kernel, and how Triton compiles it.
 
-    As many channels as leave two blocks of programs room in the registers of a multiprocessor.
+    As many channels as leave two blocks of programs room in the registers of a multiprocessor; as
+    few warps as can hold them, since each works out for itself where a tap reads.
     """
     out, channels = (max(16, triton.next_power_of_2(x)) for x in (out_channels, segment))
     if dtype == torch.float32:
         sizes = {"PIXELS": 64, "OUT": min(32, out), "CHANNELS": min(16, channels)}
         return {**sizes, "num_warps": 8, "num_stages": 2}
     sizes = {"PIXELS": 64, "OUT": min(256, out), "CHANNELS": min(32, channels)}
-    return {**sizes, "num_warps": 8, "num_stages": 2}
+    return {**sizes, "num_warps": 4 if out <= 128 else 8, "num_stages": 2}
 
 
 def weight_block_sizes(dtype: torch.dtype, segment: int, out_channels: int) -> dict[str, int]:
@@ -249,4 +251,4 @@ def weight_block_sizes(dtype: torch.dtype, segment: int, out_channels: int) -> d
         sizes = {"PIXELS": 32, "OUT": min(64, out), "CHANNELS": min(16, channels)}
         return {**sizes, "num_warps": 4, "num_stages": 2}
     sizes = {"PIXELS": 64, "OUT": min(256, out), "CHANNELS": min(64, channels)}
-    return {**sizes, "num_warps": 8, "num_stages": 2}
+    return {**sizes, "num_warps": 4 if out <= 64 else 8, "num_stages": 2}

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dynamask.kernels.deform_conv2d import INTERPRETED, launch, pack_weight
+from dynamask.kernels.deform_conv2d import INTERPRETED, launch, pack_weight, precision_of_products
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -250,8 +250,7 @@ def pair_sizes(dtype: torch.dtype, channels: int) -> dict[str, int]:
 
 def precision() -> dict[str, object]:
     """How products are computed: the constants that all kernels share."""
-    tf32 = torch.backends.cuda.matmul.allow_tf32
-    return {"PRECISION": "tf32" if tf32 else "ieee", "INTERPRETED": INTERPRETED}
+    return {"PRECISION": precision_of_products(), "INTERPRETED": INTERPRETED}
 
 
 def weight_rows(weight: Tensor, dtype: torch.dtype) -> Tensor:

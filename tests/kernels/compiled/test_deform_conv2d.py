@@ -17,7 +17,7 @@ ONES = ("out_channel", "offset_pixel", "stride_y", "stride_x", "padding_y", "pad
 DIVISIBLE = (
     *("input", "offset", "weight", "bias", "out", "out_pixels"),
     "out_channels",
-    *("input_image", "input_pixel", "offset_image", "offset_plane", "out_image", "out_pixel"),
+    *("input_image", "offset_image", "offset_plane", "out_image", "out_pixel"),
 )
 
 
@@ -27,7 +27,7 @@ def arguments(dtype, channels):
     constants = {
         **{n: sizes[n] for n in ("PIXELS", "OUT", "CHANNELS")},
         **{"TAPS": 9, "KERNEL_WIDTH": 3, "RELU": False, "WIDE": False},
-        **dict.fromkeys(("GROUP_CHANNELS", "SEGMENT", "OFFSET_CHANNELS"), channels),
+        **dict.fromkeys(("GROUP_CHANNELS", "SEGMENT", "OFFSET_CHANNELS", "INPUT_PIXEL"), channels),
         **{"PRECISION": "ieee", "INTERPRETED": False},
         **dict.fromkeys(ABSENT),
         **dict.fromkeys(ABSENT_STRIDES, 0),
@@ -52,8 +52,8 @@ def test_resources(compiled, channels, dtype, capability):
     found = compiled(kernel, signature, constants, capability, divisible=DIVISIBLE, **options)
     assert found.spilled == 0
     assert found.shared <= (163 if capability == 80 else 227) * 1024
-    # of sm_90, two programs on a multiprocessor
-    assert found.registers <= (128 if capability == 90 and dtype != "fp32" else 168)
+    if capability == 90 and dtype != "fp32":  # room for eight warps or more of several programs
+        assert 2 * found.registers * 32 * options["num_warps"] <= 65_536
     assert found.wide_loads >= 8
     assert found.mma > 0 or dtype == "fp32"
 
@@ -64,15 +64,18 @@ CALLS = {
     "one row": (1, 16, 1, 7, 16, (1, 3), 1, 1),
     "groups across": (2, 12, 5, 4, 9, (3, 3), 3, 2),
     "depthwise": (2, 6, 5, 4, 6, (3, 3), 6, 1),
+    "one column": (2, 16, 7, 1, 16, (3, 1), 1, 1),
+    "no channel": (2, 0, 5, 4, 6, (3, 3), 1, 1),
 }
 
 
 @pytest.fixture
 def allow_tf32():
+    """In torch's newer words, after which it refuses to say so in the older."""
     matmul = torch.backends.cuda.matmul
-    before, matmul.allow_tf32 = matmul.allow_tf32, True
+    before, matmul.fp32_precision = matmul.fp32_precision, "tf32"
     yield
-    matmul.allow_tf32 = before
+    matmul.fp32_precision = before
 
 
 @pytest.mark.parametrize(("case", "tf32"), [*((case, False) for case in CALLS), ("one row", True)])
@@ -89,6 +92,21 @@ def test_specialises(absent_gpu, allow_tf32, case, tf32):
     y = kernels.deform_conv2d(input, offset, weight, torch.zeros(out), *numbers, mask)
     backward.deform_conv2d_backward(
         y, input, offset, weight, mask, *numbers, True, True, True, True, tf32
+    )
+    assert len(absent_gpu.launches) == (3 if c > 0 else 1)
+
+
+@pytest.mark.parametrize("width", [8193, 1])
+def test_an_image_of_more_than_2_31_numbers(absent_gpu, width):
+    """Strides of more than 32 bits, and a width that is a constant."""
+    input = torch.empty(2, 32, 2**26 // min(width, 2**13), width, device="meta").bfloat16()
+    input = input.contiguous(memory_format=torch.channels_last)
+    offset = torch.empty(2, 18, *input.shape[2:], device="meta")
+    weight = torch.empty(16, 32, 3, 3, device="meta")
+    numbers = [1, 1], [1, 1], [1, 1]
+    y = kernels.deform_conv2d(input, offset, weight, None, *numbers, None)
+    backward.deform_conv2d_backward(
+        y, input, offset, weight, None, *numbers, True, True, True, False, False
     )
     assert len(absent_gpu.launches) == 3
 

@@ -9,8 +9,8 @@ ONES = ("stride_y", "stride_x", "padding_y", "padding_x", "dilation_y", "dilatio
 DIVISIBLE = (
     *("grad", "input", "offset", "weight", "grad_input", "grad_offset", "sums", "out_pixels"),
     "out_channels",
-    *("grad_image", "grad_pixel", "input_image", "input_pixel", "grad_input_image"),
-    *("grad_input_pixel", "offset_image", "offset_plane", "grad_offset_image"),
+    *("grad_image", "grad_pixel", "input_image", "grad_input_image"),
+    *("offset_image", "offset_plane", "grad_offset_image"),
     "grad_offset_plane",
 )
 RUNS = [*((c, "bf16") for c in STAGES), (256, "fp32")]
@@ -39,12 +39,13 @@ def build(compiled, kernel, sizes, dtype, capability, types, absent, constants):
 
 
 def of_channels(channels):
-    return dict.fromkeys(("GROUP_CHANNELS", "SEGMENT", "OFFSET_CHANNELS"), channels)
+    names = "GROUP_CHANNELS", "SEGMENT", "OFFSET_CHANNELS", "INPUT_PIXEL", "SUM_PIXEL"
+    return dict.fromkeys(names, channels)
 
 
-def check(found, dtype, capability):
+def check(found, sizes, dtype, capability):
     assert found.spilled == 0
-    assert found.registers <= 208
+    assert found.registers <= (208 if sizes["num_warps"] == 8 else 240)
     assert found.shared <= (163 if capability == 80 else 227) * 1024
     assert found.wide_loads > 0
     assert found.mma > 0 or dtype == "fp32"
@@ -61,6 +62,7 @@ def test_resources_of_the_data_kernel(compiled, channels, dtype, capability):
     types = {"grad_input": "*fp32"}
     check(
         build(compiled, kernel, sizes, dtype, capability, types, absent, constants),
+        sizes,
         dtype,
         capability,
     )
@@ -75,7 +77,7 @@ def test_resources_with_sums_of_whole_numbers(compiled, channels, capability):
     constants = {"OUT_BLOCKS": 1, "RESIDENT": True, **of_channels(channels)}
     absent = ("mask", "grad_mask")
     found = build(compiled, kernel, sizes, "bf16", capability, types, absent, constants)
-    check(found, "bf16", capability)
+    check(found, sizes, "bf16", capability)
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
@@ -86,6 +88,7 @@ def test_resources_of_the_weight_kernel(compiled, channels, dtype, capability):
     types, constants = {"sums": "*fp32"}, {"groups": 1, **of_channels(channels)}
     check(
         build(compiled, kernel, sizes, dtype, capability, types, ("mask",), constants),
+        sizes,
         dtype,
         capability,
     )
