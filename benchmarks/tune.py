@@ -30,7 +30,7 @@ from dynamask.benchmarks import gpu, harness
 from dynamask.benchmarks.tune_subjects import INTERPRETED, SUBJECTS, Sizes, Subject
 
 ROUNDS = 1 if INTERPRETED else 15
-PATIENCE = 90  # seconds for the compiler
+PATIENCE = 90  # seconds for all candidates of a subject: a compiler that dies never answers
 BELOW = "CUDA C++"  # in place of sizes
 Row = dict[str, Any]
 
@@ -144,14 +144,16 @@ def milliseconds(run: Callable[[], Any]) -> float:
 def time_in_turn(name: str, found: list[Row]) -> None:
     """Adds to each row that could run its median, and what share of the entry's that is."""
     subject, runs = SUBJECTS[name], []
-    call, arguments, _ = prepared(name)
+    call, arguments, expected = prepared(name)
     pool = None if INTERPRETED else torch.cuda.graph_pool_handle()
     for row in (row for row in found if "why_not" not in row):
         try:
             if row["sizes"] == BELOW:
                 keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
                 below = _triton.SEATS[subject.function].below
-                runs.append((row, *recorded(partial(below.call_boxed, keys, *arguments), pool)))
+                native = partial(below.call_boxed, keys, *arguments)
+                assert_alike(result_of(native), expected, subject.tolerance)
+                runs.append((row, *recorded(native, pool)))
             else:
                 with replaced(subject, row["sizes"]):
                     runs.append((row, *recorded(call, pool)))
@@ -175,9 +177,10 @@ def tune(name: str, pool: Any) -> list[Row]:
     wanted = {tuple(sorted({**entry["sizes"], **c}.items())): c for c in candidates}
     wanted.pop(tuple(sorted(entry["sizes"].items())), None)
     found, waiting = [entry], [(c, pool.apply_async(attempt, (name, c))) for c in wanted.values()]
+    end = time.monotonic() + PATIENCE
     for candidate, result in waiting:
         try:
-            found.append(result.get(PATIENCE))
+            found.append(result.get(max(0.0, end - time.monotonic())))
         except multiprocessing.TimeoutError:
             found.append({"sizes": candidate, "why_not": f"not compiled in {PATIENCE} s"})
     if not INTERPRETED and getattr(_triton.SEATS.get(subject.function), "below", None):
