@@ -30,15 +30,21 @@ __global__ void bucket_rois_kernel(const int64_t* state, int64_t n, int64_t num_
   for (int64_t b = 0; b <= num_states; ++b) first[b][t] = 0;
   for (int64_t i = begin; i < end; ++i) ++first[bucket_of_state(state[i], num_states)][t];
   __syncthreads();
-  if (t <= num_states) {  // one thread per bucket turns counts into places within the bucket
-    int sum = 0;
-    for (int k = 0; k < kThreads; ++k) {
-      const int c = first[t][k];
-      first[t][k] = sum;
-      sum += c;
+  const int lane = t % 32;
+  for (int b = t / 32; b <= num_states; b += kThreads / 32) {  // a warp per bucket
+    int before = 0;
+    for (int k = lane; k < kThreads; k += 32) {  // turns counts into places within the bucket
+      const int own = first[b][k];
+      int sum = own;
+      for (int by = 1; by < 32; by *= 2) {
+        const int other = __shfl_up_sync(~0u, sum, by);
+        if (lane >= by) sum += other;
+      }
+      first[b][k] = before + sum - own;
+      before += __shfl_sync(~0u, sum, 31);
     }
-    start[t + 1] = sum;
-    if (t < num_states) counts[num_states - 1 - t] = sum;
+    if (lane == 0) start[b + 1] = before;
+    if (lane == 0 && b < num_states) counts[num_states - 1 - b] = before;
   }
   __syncthreads();
   if (t == 0) {
@@ -55,14 +61,14 @@ __global__ void bucket_rois_kernel(const int64_t* state, int64_t n, int64_t num_
     const int64_t place = start[b] + first[b][t]++;
     order[place] = i;
     inverse[i] = place;
-    if (masks.sizes) {
+    if (masks.offsets) {
       masks.sizes[i] = side(b);
       masks.offsets[i] = mask_start;
       mask_start += side(b) * side(b);
     }
   }
   // threads without a RoI, and the last one with some, are past all masks
-  if (t == kThreads - 1 && masks.sizes) masks.offsets[n] = mask_start;
+  if (t == kThreads - 1 && masks.offsets) masks.offsets[n] = mask_start;
 }
 
 }  // namespace dynamask::cuda

@@ -45,8 +45,9 @@ __global__ void class_logits_of_rows(ClassLogits<S, T> a) {
     T sum = 0;
     if (a.has(k))
       for (int64_t c = lane * kCount; c < channels; c += 32 * kCount) {
-        const auto pack = *reinterpret_cast<const Pack<S, kCount>*>(pixel + c);
-        for (int i = 0; i < kCount; ++i) sum += wide(pack.value[i]) * weight[c + i];
+        const auto x = *reinterpret_cast<const Pack<S, kCount>*>(pixel + c);
+        const auto w = *reinterpret_cast<const Pack<T, kCount>*>(weight + c);
+        for (int i = 0; i < kCount; ++i) sum = fma(wide(x.value[i]), w.value[i], sum);
       }
     for (int by = 16; by > 0; by /= 2) sum += __shfl_down_sync(~0u, sum, by);
     if (lane == 0) a.out[n * pixels + p] = a.logit(k, sum);
@@ -65,7 +66,8 @@ __global__ void class_logits_of_planes(ClassLogits<S, T> a) {
        p += step) {
     T sum = 0;
     if (a.has(k))
-      for (int64_t c = 0; c < channels; ++c) sum += wide(features[c * pixels + p]) * weight[c];
+      for (int64_t c = 0; c < channels; ++c)
+        sum = fma(wide(features[c * pixels + p]), weight[c], sum);
     a.out[n * pixels + p] = a.logit(k, sum);
   }
 }
@@ -77,8 +79,9 @@ void class_logits(Stream stream, const ClassLogits<S, T>& a, bool rows) {
   if (a.shape.rois == 0 || a.pixels() == 0) return;
   const auto blocks = ceil_divide(a.pixels(), rows ? kLogitPixels : kThreads);
   const dim3 grid(a.shape.rois, blocks < kMostBlocks ? blocks : kMostBlocks);
-  const bool wide_loads =
-      a.shape.channels % kCount == 0 && reinterpret_cast<uintptr_t>(a.features) % 16 == 0;
+  const bool wide_loads = a.shape.channels % kCount == 0 &&
+                          reinterpret_cast<uintptr_t>(a.features) % 16 == 0 &&
+                          reinterpret_cast<uintptr_t>(a.weight) % sizeof(Pack<T, kCount>) == 0;
   launch(stream, grid, kThreads,
          !rows        ? class_logits_of_planes<S, T>
          : wide_loads ? class_logits_of_rows<S, T, kCount>

@@ -39,10 +39,10 @@ struct MaskPixel {
     if (size > 0) i -= a.end[size - 1];
     height = a.height[size], width = a.width[size];
     const int64_t area = static_cast<int64_t>(height) * width;
-    const auto place = static_cast<int32_t>(i % area);
+    const int64_t place = i % area;
     mask = a.masks[size] + (i - place);
     out = a.out[size] + i;
-    y = place / width, x = place % width;
+    y = static_cast<int32_t>(place / width), x = static_cast<int32_t>(place % width);
   }
 
   // Whether a pixel is foreground; all outside is background.

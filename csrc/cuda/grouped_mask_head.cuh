@@ -63,7 +63,8 @@ __global__ void grouped_mask_head_rows(const __grid_constant__ MaskExits<S, W> a
         const int64_t pixel = mine + step * tile.together;
         if (pixel >= end) continue;
         const auto x = *reinterpret_cast<const Pack<S, kCount>*>(features + pixel * s.channels + c);
-        for (int i = 0; i < kCount; ++i) sum[step] += wide(x.value[i]) * wide(w.value[i]);
+        for (int i = 0; i < kCount; ++i)
+          sum[step] = fma(T(wide(x.value[i])), T(wide(w.value[i])), sum[step]);
       }
     }
     T own = 0;
@@ -94,7 +95,7 @@ __global__ void grouped_mask_head_planes(const __grid_constant__ MaskExits<S, W>
        p += stride) {
     T sum = wide(a.bias[mask.exit][row]);
     for (int64_t c = 0; c < s.channels; ++c)
-      sum += wide(features[c * s.pixels + p]) * wide(weight[c]);
+      sum = fma(T(wide(features[c * s.pixels + p])), T(wide(weight[c])), sum);
     values[mask.start + p] = narrow<S>(mask.row < 0 ? T(0) : sum);
   }
 }

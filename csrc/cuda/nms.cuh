@@ -44,12 +44,13 @@ __global__ void nms_keys(const T* boxes, const Score* scores, int64_t count, Sco
   keys[i] = score + Score(0);  // -0 sorts as 0
 }
 
-// A block owns 64 rows and one word of columns, a thread one row. Bound by arithmetic: about 15
-// operations per pair.
+// A block owns 64 rows and one word of columns, a thread one row; once enough boxes are kept,
+// nobody looks at later rows. Bound by arithmetic: about 15 operations per pair.
 template <typename T>
 __global__ void nms_overlaps(Nms<T> a, int64_t first_row) {
   __shared__ T column_boxes[kWord][4];
   __shared__ int64_t column_groups[kWord];
+  if (*a.kept >= a.max_keep) return;
   const int t = threadIdx.x;
   const int64_t row = first_row + static_cast<int64_t>(blockIdx.y) * kWord + t;
   const int64_t word = first_row / kWord + blockIdx.x;
@@ -73,12 +74,13 @@ __global__ void nms_overlaps(Nms<T> a, int64_t first_row) {
 }
 
 // One block walks the rows of a stripe, 64 at a time; a thread owns every 512th word of the boxes
-// to come, the first also the choice among the 64. Bound by latency: two barriers per 64 boxes.
+// to come, the first also the choice among the 64. Bound by latency: per 64 boxes two barriers, and
+// the reads of what the chosen ones drop, eight at a time.
 template <typename T>
 __global__ void nms_sweep(Nms<T> a, int64_t first_row, int64_t rows) {
   __shared__ uint64_t later[kWord];  // of a row, within its own word
   __shared__ bool is_dropped[kWord];
-  __shared__ uint64_t chosen;
+  __shared__ int chosen[kWord], num_chosen;
   const int t = threadIdx.x;
   int64_t kept = *a.kept;  // every thread counts for itself
   for (int64_t step = 0; step < rows && kept < a.max_keep; step += kWord) {
@@ -91,28 +93,28 @@ __global__ void nms_sweep(Nms<T> a, int64_t first_row, int64_t rows) {
     }
     __syncthreads();
     if (t == 0) {
-      uint64_t left = ~a.removed[word], keep = 0;
+      uint64_t left = ~a.removed[word];
       if (here < kWord) left &= (uint64_t(1) << here) - 1;
-      for (int64_t room = a.max_keep - kept; left != 0 && room > 0;) {
+      int n = 0;
+      while (left != 0 && kept + n < a.max_keep) {
         const int k = __ffsll(left) - 1;
         left &= left - 1;
         if (is_dropped[k]) continue;
-        keep |= uint64_t(1) << k;
         left &= ~later[k];
-        --room;
+        chosen[n++] = k;
       }
-      chosen = keep;
+      num_chosen = n;
     }
     __syncthreads();
-    if (t < here && (chosen >> t & 1))
-      a.keep[kept + __popcll(chosen & ((uint64_t(1) << t) - 1))] = a.order[first_row + step + t];
+    const int n = num_chosen;
+    if (t < n) a.keep[kept + t] = a.order[first_row + step + chosen[t]];
     for (int64_t w = word + 1 + t; w < a.words(); w += blockDim.x) {
       uint64_t gone = a.removed[w];
-      for (uint64_t left = chosen; left != 0; left &= left - 1)
-        gone |= overlaps[(__ffsll(left) - 1) * a.words() + w];
+#pragma unroll 8
+      for (int k = 0; k < n; ++k) gone |= overlaps[chosen[k] * a.words() + w];
       a.removed[w] = gone;
     }
-    kept += __popcll(chosen);
+    kept += n;
   }
   if (t == 0) *a.kept = kept;
 }

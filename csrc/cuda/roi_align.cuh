@@ -140,7 +140,7 @@ __global__ void roi_align_forward_kernel(const __grid_constant__ RoiPooling<T> a
     const S* map = maps.level[box.level];
     item.for_each_pixel(a, box, [&](int64_t place, T weight) {
       const Numbers x = *reinterpret_cast<const Numbers*>(map + place);
-      for (int c = 0; c < kCount; ++c) sum[c] += weight * wide(x.value[c]);
+      for (int c = 0; c < kCount; ++c) sum[c] = fma(weight, wide(x.value[c]), sum[c]);
     });
   }
   Numbers y;
@@ -248,7 +248,7 @@ __global__ void roi_align_gather_kernel(const __grid_constant__ RoiPooling<T> a,
           if (!(weight > 0)) continue;
           const PoolingItem<T, kCount, kRows> item(first + j, bin_y, bin_x, channel);
           const auto g = *reinterpret_cast<const Pack<S, kCount>*>(grad + item.place(a, bins));
-          for (int c = 0; c < kCount; ++c) sum[c] += weight * wide(g.value[c]);
+          for (int c = 0; c < kCount; ++c) sum[c] = fma(weight, wide(g.value[c]), sum[c]);
         }
       }
     }

@@ -54,7 +54,7 @@ def test_more_boxes_than_a_stripe(hostcuda):
     ("sanitizer", "right", "wrong", "report"),
     [
         ("threads", "__syncthreads();", "", "data race"),
-        ("threads", "__syncthreads();\n    if (t < here", "if (t < here", "data race"),
+        ("threads", "__syncthreads();\n    const int n", "const int n", "data race"),
         ("memory", "if (i >= count) return;", "", "heap-buffer-overflow"),
         ("memory", "w < a.words(); w +=", "w <= a.words(); w +=", "heap-buffer-overflow"),
     ],
