@@ -43,7 +43,6 @@ class Step:
         seconds: The most it may take, where all steps have MINUTES; in more, more.
         variables: Of its environment, besides the ones that are there.
         why_not: Why it is left out, if it is.
-        shown: How many of the last lines of its log are printed though it passed.
     """
 
     name: str
@@ -51,7 +50,6 @@ class Step:
     seconds: float
     variables: dict[str, str] = field(default_factory=dict)
     why_not: str | None = None
-    shown: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def plan(capability: str | None, benchmarks: Sequence[str], seconds: float) -> l
         # Triton compiles what is measured, side by side; what is wrong or breaks the device is not
         # measured then
         Step("check", checks, 80, one_thread),
-        Step("bench", [*pytest, *benchmarks, *where, *timed], 200, shown=70),  # the targets
+        Step("bench", [*pytest, *benchmarks, *where, *timed], 200),
         # what serves where Triton is missing, which otherwise sees fp64 alone
         Step("fallback", [*on_gpu, *in_parallel, *of_triton()], 80, {**one_thread, **NO_TRITON}),
         sanitizer("memcheck", once, "--report-api-errors", "no"),  # those that torch expects
@@ -238,9 +236,8 @@ def go_through(
             most = step.seconds * max(1.0, minutes / MINUTES)
             outcome = runner(step, min(most, left), log)
         print(outcome, flush=True)
-        lines = max(step.shown, 40 if outcome.word in ("failed", "timed out") else 0)
-        if lines > 0 and log.exists():
-            print("\n".join(log.read_text(errors="replace").splitlines()[-lines:]), flush=True)
+        if outcome.word in ("failed", "timed out") and log.exists():
+            print("\n".join(log.read_text(errors="replace").splitlines()[-40:]), flush=True)
         outcomes.append(outcome)
         after(outcome)
     return outcomes

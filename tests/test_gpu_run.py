@@ -26,14 +26,11 @@ def test_goes_on_after_a_failure(capfd):
         python("print('no'); raise SystemExit(3)", "build"),
         Step("memcheck", ["none"], 1, why_not="it is not there"),
         python("print('one'); print('two')", "bench"),
-        Step("test", python("print('not this'); print('but this')").command, 60, shown=1),
     ]
     outcomes = gpu.go_through(steps)
-    assert [o.word for o in outcomes] == ["failed", "left out", "passed", "passed"]
-    assert [o.note for o in outcomes] == ["no", "it is not there", "two", "but this"]
-    shown = capfd.readouterr().out.splitlines()
-    assert {"no", "but this"} <= set(shown)
-    assert not {"one", "two", "not this"} & set(shown)
+    assert [o.word for o in outcomes] == ["failed", "left out", "passed"]
+    assert [o.note for o in outcomes] == ["no", "it is not there", "two"]
+    assert "bench" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN])

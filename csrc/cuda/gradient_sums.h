@@ -44,7 +44,7 @@ struct FixedSums {
   struct Terms {
     T per_unit;
     DYNAMASK_HOST_DEVICE Sum of(T x) const {
-      return static_cast<unsigned long long>(static_cast<long long>(rint(x * per_unit)));
+      return static_cast<unsigned long long>(llrint(x * per_unit));
     }
   };
   DYNAMASK_HOST_DEVICE Terms terms() const { return {T(1) / unit()}; }
@@ -59,7 +59,7 @@ inline int bits_of_fixed_sums(int64_t terms) {
 
 template <typename Sum, int kCount>
 __device__ void add_to(Sum* place, const Pack<Sum, kCount>& part) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#if !defined(__CUDACC__) || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900)
   if constexpr (std::is_same_v<Sum, float> && kCount == 4)
     atomicAdd(reinterpret_cast<float4*>(place),
               float4{part.value[0], part.value[1], part.value[2], part.value[3]});

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,14 @@ class Input {
   }
   std::FILE* file_;
 };
+
+// Memory as a GPU hands it out, not zeros: what no kernel writes reads as NaN or -1.
+template <typename T>
+std::vector<T> garbage(size_t count) {
+  std::vector<T> values(count);
+  if (count > 0) std::memset(static_cast<void*>(values.data()), 0xff, count * sizeof(T));
+  return values;
+}
 
 class Output {
  public:

@@ -7,9 +7,10 @@ int main(int, char** arguments) {
   hostcuda::Input in(arguments[1]);
   const auto state = in.array<int64_t>();
   const int64_t states = in.number(), n = state.size();
-  std::vector<int64_t> order(n), inverse(n), counts(states), offsets(states + 1);
+  const auto room = [](int64_t count) { return hostcuda::garbage<int64_t>(count); };
+  auto order = room(n), inverse = room(n), counts = room(states), offsets = room(states + 1);
   const auto sides = in.array<int64_t>();
-  std::vector<int64_t> sizes(n), mask_offsets(n + 1);
+  auto sizes = room(n), mask_offsets = room(n + 1);
   MaskPlaces masks{};
   std::copy(sides.begin(), sides.end(), masks.side);
   masks.sizes = sizes.data(), masks.offsets = mask_offsets.data();

@@ -18,7 +18,7 @@ void run(hostcuda::Input& in, hostcuda::Output& out) {
   ClassLogits<S, T> a{};
   a.shape.rois = in.number(), a.shape.channels = in.number();
   a.shape.height = in.number(), a.shape.width = in.number(), a.shape.classes = in.number();
-  std::vector<S> logits(a.shape.rois * a.pixels());
+  auto logits = hostcuda::garbage<S>(a.shape.rois * a.pixels());
   a.features = features.data(), a.weight = weight.data(), a.labels = labels.data();
   a.bias = bias.empty() ? nullptr : bias.data(), a.out = logits.data();
   class_logits(Stream{}, a, rows);

@@ -10,7 +10,7 @@ int main(int, char** arguments) {
     using T = decltype(t);
     const hostcuda::DeformArguments<S, T> a(in);
     const auto weight = in.array<T>(), bias = in.array<T>();
-    std::vector<S> convolved(a.given.pixels() * a.given.shape.out_channels);
+    auto convolved = hostcuda::garbage<S>(a.given.pixels() * a.given.shape.out_channels);
     dynamask::cuda::deform_conv2d({}, a.given, weight.data(), bias.empty() ? nullptr : bias.data(),
                                   convolved.data());
     out.array(convolved);

@@ -14,8 +14,9 @@ void run(hostcuda::Input& in, hostcuda::Output& out) {
   const auto& s = a.given.shape;
   const bool deterministic = in.number();
   const auto grad = in.array<S>();
-  const auto weight = in.array<T>();  // [groups, taps, O / groups, C / groups]
-  std::vector<T> features(a.features.size()), offset(a.offset.size()), mask(a.mask.size());
+  const auto weight = in.array<T>();           // [groups, taps, O / groups, C / groups]
+  std::vector<T> features(a.features.size());  // to be added to
+  auto offset = hostcuda::garbage<T>(a.offset.size()), mask = hostcuda::garbage<T>(a.mask.size());
   const int64_t planes = s.offset_groups * s.taps();
   const auto to_offset = hostcuda::planes_of(offset.data(), s, 2 * planes);
   const auto to_mask = hostcuda::planes_of(mask.empty() ? nullptr : mask.data(), s, planes);
@@ -34,7 +35,8 @@ void run(hostcuda::Input& in, hostcuda::Output& out) {
                                  {features.data(), to_offset, to_mask});
   }
   const WeightParts parts(s);
-  std::vector<T> sums(parts.count * weight.size()), grad_weight(weight.size());
+  auto sums = hostcuda::garbage<T>(parts.count * weight.size());
+  auto grad_weight = hostcuda::garbage<T>(weight.size());
   deform_conv2d_backward_weight({}, a.given, grad.data(), parts, sums.data(), grad_weight.data());
   out.array(features);
   out.array(offset);

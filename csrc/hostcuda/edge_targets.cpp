@@ -18,7 +18,7 @@ struct Masks {
     for (int64_t k = 0; k < all.sizes; ++k) {
       all.height[k] = in.number(), all.width[k] = in.number();
       masks.push_back(in.array<uint32_t>());
-      out.emplace_back(masks[k].size());
+      out.push_back(hostcuda::garbage<To>(masks[k].size()));
       all.end[k] = (k == 0 ? 0 : all.end[k - 1]) + masks[k].size();
     }
     for (int64_t k = 0; k < all.sizes; ++k)

@@ -31,7 +31,7 @@ void run(hostcuda::Input& in, hostcuda::Output& out) {
     a.features[k] = features[k].data();
     a.weight[k] = weights[2 * k].data(), a.bias[k] = weights[2 * k + 1].data();
   }
-  std::vector<S> values(a.plan.numel);
+  auto values = hostcuda::garbage<S>(a.plan.numel);
   launch_grouped_mask_head<T>(Stream{}, a, values.data(), rows);
   out.array(values);
 }

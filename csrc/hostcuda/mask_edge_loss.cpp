@@ -22,8 +22,8 @@ void run(hostcuda::Input& in, hostcuda::Output& out) {
   const auto labels = in.array<int64_t>();
   a.labels = a.shape.classes > 1 ? labels.data() : nullptr;
 
-  std::vector<T> losses(2 * a.shape.rois);  // those of the edges lie between
-  std::vector<S> errors(a.shape.rois * a.pixels());
+  auto losses = hostcuda::garbage<T>(2 * a.shape.rois);  // those of the edges lie between
+  auto errors = hostcuda::garbage<S>(a.shape.rois * a.pixels());
   if (bytes) {
     const auto targets = in.array<uint8_t>();
     mask_edge_loss(Stream{}, a, targets.data(), losses.data(), 2, errors.data());
@@ -32,7 +32,7 @@ void run(hostcuda::Input& in, hostcuda::Output& out) {
     mask_edge_loss(Stream{}, a, targets.data(), losses.data(), 2, errors.data());
   }
   const auto grad = in.array<T>();
-  std::vector<S> gradient(a.shape.rois * a.shape.classes * a.pixels());
+  auto gradient = hostcuda::garbage<S>(a.shape.rois * a.shape.classes * a.pixels());
   mask_edge_loss_backward(Stream{}, a, grad.data(), errors.data(), gradient.data());
   for (int64_t n = 0; n < a.shape.rois; ++n) losses[n] = losses[2 * n];
   losses.resize(a.shape.rois);

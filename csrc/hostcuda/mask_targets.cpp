@@ -10,7 +10,7 @@ int main(int, char** arguments) {
   const auto pixels = in.array<uint8_t>();
   const int64_t height = in.number(), width = in.number();
   const int64_t rows = a.given.instances * height;
-  std::vector<uint32_t> words(rows * words_of_row(width));
+  auto words = hostcuda::garbage<uint32_t>(rows * words_of_row(width));
   pack_bitmaps({}, pixels.data(), rows, width, words.data());
   mask_targets({}, a.given, Bitmaps{words.data(), height, width});
   for (const auto& targets : a.out) out.array(targets);

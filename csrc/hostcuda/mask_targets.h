@@ -18,7 +18,7 @@ struct TargetArguments {
       : boxes(in.array<T>()), index(in.array<int64_t>()), sizes(in.array<int64_t>()) {
     given.boxes = boxes.data(), given.index = index.data();
     given.rois = index.size(), given.instances = in.number(), given.sizes = sizes.size();
-    for (const int64_t size : sizes) out.emplace_back(index.size() * size * size);
+    for (const int64_t size : sizes) out.push_back(garbage<uint8_t>(index.size() * size * size));
     for (size_t k = 0; k < sizes.size(); ++k)
       given.size[k] = static_cast<int32_t>(sizes[k]), given.out[k] = out[k].data();
   }

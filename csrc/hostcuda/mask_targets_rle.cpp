@@ -9,7 +9,8 @@ int main(int, char** arguments) {
   const hostcuda::TargetArguments<float> a(in);
   const auto text = in.array<uint8_t>();
   const auto starts = in.array<int64_t>(), image_sizes = in.array<int64_t>();
-  std::vector<int32_t> ends(text.size()), runs(starts.size() - 1);
+  auto ends = hostcuda::garbage<int32_t>(text.size());
+  auto runs = hostcuda::garbage<int32_t>(starts.size() - 1);
   const auto bytes = static_cast<int64_t>(text.size()), masks = static_cast<int64_t>(runs.size());
   mask_targets_rle(
       {}, a.given,

@@ -16,12 +16,13 @@ void run(hostcuda::Input& in, hostcuda::Output& out) {
   const auto threshold = in.array<double>()[0];
   const int64_t count = scores.size(), max_keep = in.number();
 
-  std::vector<T> keys(count);
-  std::vector<uint8_t> dropped(count);
+  auto keys = hostcuda::garbage<T>(count);
+  auto dropped = hostcuda::garbage<uint8_t>(count);
   if (count > 0)
     launch({}, ceil_divide(count, 64), 64, nms_keys<T, T>, boxes.data(), scores.data(), count,
            keys.data(), dropped.data());
-  std::vector<int64_t> order(count), keep(max_keep), kept(1);
+  std::vector<int64_t> order(count), kept(1);
+  auto keep = hostcuda::garbage<int64_t>(max_keep);
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
     const bool a_is_nan = keys[a] != keys[a], b_is_nan = keys[b] != keys[b];  // first, as in torch
@@ -32,7 +33,7 @@ void run(hostcuda::Input& in, hostcuda::Output& out) {
   a.boxes = boxes.data(), a.groups = groups.data(), a.order = order.data();
   a.dropped = dropped.data(), a.count = count, a.max_keep = max_keep;
   a.threshold = dynamask::nms_threshold<T>(threshold);
-  std::vector<uint64_t> overlaps(std::min(kStripe, a.words() * kWord) * a.words());
+  auto overlaps = hostcuda::garbage<uint64_t>(std::min(kStripe, a.words() * kWord) * a.words());
   std::vector<uint64_t> removed(a.words());
   a.overlaps = overlaps.data(), a.removed = removed.data();
   a.keep = keep.data(), a.kept = kept.data();

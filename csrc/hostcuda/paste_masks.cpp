@@ -14,11 +14,12 @@ int main(int, char** arguments) {
   paste_masks({}, masks, frames.get());
   out.array(std::vector<char>(frames.get(), frames.get() + pixels));
 
-  std::vector<int64_t> pixel_boxes(4 * masks.count), bytes(masks.count);
+  auto pixel_boxes = hostcuda::garbage<int64_t>(4 * masks.count);
+  auto bytes = hostcuda::garbage<int64_t>(masks.count);
   launch({}, ceil_divide(masks.count, 64), 64, paste_masks_boxes, masks, pixel_boxes.data(),
          bytes.data());
   const auto ends = hostcuda::running_sum(bytes);
-  std::vector<uint8_t> bits(ends.back());
+  auto bits = hostcuda::garbage<uint8_t>(ends.back());
   paste_masks_packed({}, masks, ends.data(), bits.data());
   out.array(pixel_boxes);
   out.array(ends);

@@ -37,7 +37,8 @@ void run(hostcuda::Input& in, hostcuda::Output& out) {
     std::vector<std::vector<S>> pooled;
     PooledOutputs<S> to{};
     for (size_t k = 0; k < output_sizes.size(); k += 2)
-      pooled.emplace_back(a.rois * a.channels * output_sizes[k] * output_sizes[k + 1]);
+      pooled.push_back(
+          hostcuda::garbage<S>(a.rois * a.channels * output_sizes[k] * output_sizes[k + 1]));
     for (size_t k = 0; k < pooled.size(); ++k)
       to.add({output_sizes[2 * k], output_sizes[2 * k + 1]}, pooled[k].data());
     launch_roi_align(Stream{}, a, maps, to, rows);
@@ -47,7 +48,8 @@ void run(hostcuda::Input& in, hostcuda::Output& out) {
   const auto grad = in.array<S>();
   std::vector<std::vector<T>> sums;
   Maps<T> maps{};
-  for (int64_t l = 0; l < levels; ++l) sums.emplace_back(numel(l));
+  for (int64_t l = 0; l < levels; ++l)
+    sums.push_back(deterministic ? hostcuda::garbage<T>(numel(l)) : std::vector<T>(numel(l)));
   for (int64_t l = 0; l < levels; ++l) maps.level[l] = sums[l].data();
   if (deterministic)
     launch_roi_align_gather(Stream{}, a, bins, grad.data(), maps, rows);

@@ -1,6 +1,7 @@
 """Runs the kernels of csrc/cuda on the CPU, under sanitizers: see csrc/hostcuda/cuda_host.h."""
 
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -12,7 +13,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPILER = shutil.which("g++") or shutil.which("clang++")
-SANITIZERS = {"memory": "address,undefined", "threads": "thread"}
+SANITIZERS = {"memory": "address,undefined,float-cast-overflow", "threads": "thread"}
+LONGEST = 300  # seconds: a barrier that not all threads reach never ends
 
 
 class HostCuda:
@@ -25,6 +27,8 @@ class HostCuda:
         shutil.copytree(ROOT / "csrc", source)
         for right, wrong in faults.items():
             plant(source / "cuda", stem, right, wrong)
+        for path in (source / "cuda").iterdir():
+            path.write_text(forgetting(path.read_text()))
         build = [COMPILER, "-std=c++20", "-g", "-pthread", "-fno-sanitize-recover"]
         build += [f"-fsanitize={SANITIZERS[sanitizer]}", f"-I{source}"]
         built = subprocess.run(
@@ -46,7 +50,11 @@ class HostCuda:
                     file.write(x.contiguous().numpy().tobytes())
         environment = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1:exitcode=66"}
         ran = subprocess.run(
-            [self.program, given, wanted], capture_output=True, text=True, env=environment
+            [self.program, given, wanted],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=LONGEST,
         )
         if ran.returncode != 0:
             raise SanitizerError(ran.stderr)
@@ -65,6 +73,16 @@ def plant(folder: Path, stem: str, right: str, wrong: str) -> None:
             path.write_text(text.replace(right, wrong, 1))
             return
     raise AssertionError(f"no kernel has {right!r} to plant a fault in")
+
+
+def forgetting(kernels: str) -> str:
+    """Every block finds garbage in its shared memory."""
+
+    def forget(declaration: re.Match) -> str:
+        names = re.findall(r"(\w+)(?:\[[^\]]*\])*(?:,|$)", declaration[1])
+        return f"{declaration[0]} hostcuda::forget({', '.join(names)});"
+
+    return re.sub(r"__shared__ ([^;]+);", forget, kernels)
 
 
 class SanitizerError(AssertionError):

@@ -25,8 +25,13 @@ def test_matches_reference(hostcuda, sanitizer):
         ("threads", "__syncthreads();", "", "data race"),
         ("memory", "i < end; ++i) {", "i <= end; ++i) {", "heap-buffer-overflow"),
         ("memory", "start[kMaxStates + 2]", "start[1]", "out of bounds"),
+        ("memory", "first[b][t] = 0;", "continue;", "overflow|SEGV"),
+        ("memory", "__shfl_up_sync(~0u", "__shfl_up_sync(0xffffu", "mask without"),
     ],
-    ids=["missing barrier", "off by one", "too small shared array"],
+    ids=[
+        *("missing barrier", "off by one", "too small shared array"),
+        *("counts that do not start as zeros", "half a mask"),
+    ],
 )
 def test_planted_faults_are_caught(hostcuda, sanitizer, right, wrong, report):
     driver = hostcuda("bucket_rois", sanitizer, {right: wrong})

@@ -59,6 +59,15 @@ def test_labels_out_of_range_give_zeros(hostcuda, rows):
     assert got[1].any()
 
 
+def test_lanes_that_meet_in_different_places_are_caught(hostcuda):
+    shuffle = "sum += __shfl_down_sync(~0u, sum, by);"
+    apart = f"if (lane < 16) {shuffle}\n else {shuffle}"
+    driver = hostcuda("class_logits", "memory", {**FEW, shuffle: apart})
+    features, weight, bias, labels = inputs(1, 8, 2, 2, 3)
+    with pytest.raises(SanitizerError, match="different places"):
+        run(driver, features, weight, bias, labels, rows=True)
+
+
 def test_nothing_to_do(hostcuda):
     driver = hostcuda("class_logits", "memory", FEW)
     assert run(driver, *inputs(0, 8, 3, 3, 5), rows=True).shape == (0, 3, 3)

@@ -94,4 +94,4 @@ def test_planted_faults_are_caught(hostcuda, sanitizer, right, wrong, report):
     grad = torch.randn_like(run(reference, given, pairs))
     driver = hostcuda("deform_conv2d_backward", sanitizer, {**FEW, right: wrong})
     with pytest.raises(SanitizerError, match=report):
-        backward(driver, "wide", given, pairs, grad, 0)
+        backward(driver, "wide", given, pairs, grad, 1)

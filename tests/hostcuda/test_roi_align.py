@@ -111,10 +111,18 @@ def test_gradient(hostcuda, sanitizer):
 def test_a_lost_atomic_is_caught(hostcuda):
     lost = {"atomicAdd(place + c, part.value[c])": "place[c] += part.value[c]"}
     driver = hostcuda("roi_align", "threads", {**FEW, **lost})
-    maps = pyramid(4, torch.float32, 3)
+    maps = pyramid(3, torch.float32, 3)
     given = arguments(maps, BOXES, (3, 2), -1, True, "detectron2", True, 1)
     with pytest.raises(SanitizerError, match="data race"):
-        driver.run(*given, torch.randn(len(BOXES), 3, 2, 4))
+        driver.run(*given, torch.randn(len(BOXES), 3, 2, 3))
+
+
+def test_packs_that_do_not_fit_are_caught(hostcuda):
+    driver = hostcuda("roi_align", "memory", {**FEW, "channels % kCount == 0 && ": ""})
+    maps = pyramid(6, torch.float32, 3)
+    given = arguments(maps, BOXES, (3, 2), -1, True, "detectron2", True, 1)
+    with pytest.raises(SanitizerError, match="misaligned address"):
+        driver.run(*given, torch.randn(len(BOXES), 3, 2, 6))
 
 
 @pytest.mark.parametrize(
