@@ -205,6 +205,14 @@ def table(name: str, found: Sequence[Row], most: int = 8) -> str:
     return "\n".join([*lines, *(f"   {count} x {why}" for why, count in reasons.most_common(5))])
 
 
+def ceilings(side: int = 8192) -> dict[str, float]:
+    """What the GPU reaches at its best: a product in bf16, and a copy that no cache holds."""
+    x, big = torch.randn(side, side).bfloat16(), torch.randn(8 * side * side)
+    product = harness.seconds_on_device(lambda: x @ x, 1e-3)
+    copy = harness.seconds_on_device(big.clone, 1e-3)
+    return {"TFLOP/s": 2 * side**3 / product / 1e12, "TB/s": 2 * big.nbytes / copy / 1e12}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", default=[""], help="parts of the names of subjects")
@@ -213,7 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     end, tables = time.monotonic() + 60 * given.minutes, {}
     device = "cpu" if INTERPRETED else "cuda"
     harness.use(device)
-    machine = harness.machine()
+    machine = {**harness.machine(), **({} if INTERPRETED else ceilings())}
+    print(machine)
     file = f"tune-{machine['device'].lower().replace(' ', '-')}-{machine['date']}.json"
     spawning = multiprocessing.get_context("spawn").Pool
     pools = ThreadPool(1) if INTERPRETED else spawning(gpu.workers(), harness.use, (device,))

@@ -12,6 +12,8 @@ import torch
 from dynamask.benchmarks import harness, speed_table, targets
 from dynamask.cli import main
 
+from .pretend_cuda import PretendCuda
+
 ROW = {
     "op", "case", "dtype", "direction", "threads", "ours_ms", "baseline", "baseline_ms", "ratio",
     "floor_ms",
@@ -118,6 +120,15 @@ def test_measures_on_a_gpu(tmp_path):
     assert "targets on a GPU" in shown
     assert ">= 5x  bucket_rois | dispatch" in shown
     assert shown.index("| dispatch N=512") < shown.index("| N=512")  # what has a target comes first
+
+
+def test_ceilings_are_measured():
+    """Here of a CPU that says it is a GPU: of what they are made, not how high they are."""
+    tune = pytest.importorskip("dynamask.benchmarks.tune")  # which needs Triton
+    with PretendCuda(), torch.device("cuda"):
+        found = tune.ceilings(side=64)
+    assert found.keys() == {"TFLOP/s", "TB/s"}
+    assert all(0 < x < 100 for x in found.values())
 
 
 def test_a_check_names_what_is_wrong(tmp_path):
