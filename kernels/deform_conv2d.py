@@ -148,6 +148,29 @@ def multiply(a, b, acc, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr):
 
 
 @triton.jit
+def store_outputs(y, o, group, exists, residual, residual_channel, out, out_channel, out_channels):
+    # [pixels, outputs of a group from o on], plus the residual; that and out point to each pixel.
+    # In parts of as many outputs as o: addresses of all would take more registers than the sums.
+    OUT: tl.constexpr = y.shape[1]
+    if o.shape[0] < OUT:
+        low, high = tl.split(tl.permute(tl.reshape(y, (y.shape[0], 2, OUT // 2)), (0, 2, 1)))
+        store_outputs(
+            low, o, group, exists, residual, residual_channel, out, out_channel, out_channels
+        )
+        o += OUT // 2
+        store_outputs(
+            high, o, group, exists, residual, residual_channel, out, out_channel, out_channels
+        )
+    else:
+        stored = exists[:, None] & (o < out_channels)[None, :]
+        o = (o + group * out_channels)[None, :].to(tl.int64)
+        if residual is not None:
+            x = tl.load(residual[:, None] + o * residual_channel, mask=stored, other=0.0)
+            y += x.to(tl.float32)
+        tl.store(out[:, None] + o * out_channel, y.to(out.dtype.element_ty), mask=stored)
+
+
+@triton.jit
 def deform_conv2d_kernel(
     input, offset, mask, weight, bias, residual, out, count,
     batch, height, width, out_pixels, out_width, out_channels,
@@ -207,20 +230,18 @@ def deform_conv2d_kernel(
         b = load_weight(STEPS - 1, weight, o, out_channels, TAPS, GROUP_CHANNELS, SEGMENT, CHANNELS)
         acc = multiply(a, b, acc, PRECISION, INTERPRETED)
 
-    o_inside = o < out_channels
-    o += group * out_channels
     if bias is not None:
-        acc += tl.load(bias + o, mask=o_inside, other=0.0).to(tl.float32)[None, :]
+        at = bias + group * out_channels + o
+        acc += tl.load(at, mask=o < out_channels, other=0.0).to(tl.float32)[None, :]
     if RELU:
         acc = tl.where(acc < 0.0, 0.0, acc)
-    stored = exists[:, None] & o_inside[None, :]
+    out += n * out_image + q.to(tl.int64) * out_pixel
     if residual is not None:
-        at = n * residual_image + q.to(tl.int64) * residual_pixel
-        at = residual + at[:, None] + o[None, :].to(tl.int64) * residual_channel
-        acc += tl.load(at, mask=stored, other=0.0).to(tl.float32)
-    at = n * out_image + q.to(tl.int64) * out_pixel
-    at = out + at[:, None] + o[None, :].to(tl.int64) * out_channel
-    tl.store(at, acc.to(out.dtype.element_ty), mask=stored)
+        residual += n * residual_image + q.to(tl.int64) * residual_pixel
+    else:
+        acc = acc.to(out.dtype.element_ty)
+    o = tl.program_id(1) % blocks * OUT + tl.arange(0, min(OUT, 64))
+    store_outputs(acc, o, group, exists, residual, residual_channel, out, out_channel, out_channels)
 
 
 def block_sizes(dtype: torch.dtype, segment: int, out_channels: int) -> dict[str, int]:

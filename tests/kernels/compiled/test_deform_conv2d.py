@@ -58,6 +58,20 @@ def test_resources(compiled, channels, dtype, capability):
     assert found.mma > 0 or dtype == "fp32"
 
 
+def test_planes_take_no_more_registers_than_rows(compiled):
+    """The addresses of an output whose channels are outermost."""
+    signature, constants, options = arguments("bf16", 256)
+    del constants["out_channel"]
+    constants["out_pixel"] = 1
+    signature["out_channel"] = signature.pop("out_pixel")
+    signature = {n: signature[n] for n in kernels.deform_conv2d_kernel.arg_names if n in signature}
+    divisible = [n for n in DIVISIBLE if n in signature]
+    kernel = kernels.deform_conv2d_kernel
+    found = compiled(kernel, signature, constants, 90, divisible=divisible, **options)
+    assert found.spilled == 0
+    assert found.registers <= 128
+
+
 CALLS = {
     # n, c, h, w, out, kernel, groups, offset groups
     "sizes of one": (1, 1, 1, 1, 1, (1, 1), 1, 1),
