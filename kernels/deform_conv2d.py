@@ -170,7 +170,13 @@ def store_outputs(y, o, group, exists, residual, residual_channel, out, out_chan
         tl.store(out[:, None] + o * out_channel, y.to(out.dtype.element_ty), mask=stored)
 
 
-@triton.jit
+# One build for any number and size of images; only distances that addresses of 16 bytes hang on are
+# looked at for their divisors.
+SIZES = ("batch", "height", "width", "out_pixels", "out_width")
+PLANES = ("offset_image", "offset_plane", "mask_image", "mask_plane")
+
+
+@triton.jit(do_not_specialize=[*SIZES, *PLANES])
 def deform_conv2d_kernel(
     input, offset, mask, weight, bias, residual, out, count,
     batch, height, width, out_pixels, out_width, out_channels,

@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 
 from dynamask.kernels.deform_conv2d import (
+    PLANES,
+    SIZES,
     between,
     corners,
     load_channels,
@@ -34,7 +36,7 @@ def add_channels(pointers, values, exists, inside, WHOLE: tl.constexpr, per_unit
         tl.atomic_add(pointers, values, mask=exists[:, None] & inside, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*SIZES, *PLANES, "grad_offset_image", "grad_offset_plane"])
 def deform_conv2d_backward_data_kernel(
     grad, input, offset, mask, weight, grad_input, grad_offset, grad_mask, per_unit,
     batch, height, width, out_pixels, out_width, out_channels,
@@ -174,7 +176,7 @@ def tile_neighbours(
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*SIZES, *PLANES, "tiles"])
 def deform_conv2d_backward_weight_kernel(
     grad, input, offset, mask, sums,
     batch, height, width, out_pixels, out_width, out_channels, tiles, groups,

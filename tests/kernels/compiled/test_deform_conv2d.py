@@ -15,9 +15,8 @@ ABSENT_STRIDES = tuple(
 )
 ONES = ("out_channel", "offset_pixel", "stride_y", "stride_x", "padding_y", "padding_x")
 DIVISIBLE = (
-    *("input", "offset", "weight", "bias", "out", "out_pixels"),
-    "out_channels",
-    *("input_image", "offset_image", "offset_plane", "out_image", "out_pixel"),
+    *("input", "offset", "weight", "bias", "out", "out_channels"),
+    *("input_image", "out_image", "out_pixel"),
 )
 
 
@@ -108,6 +107,19 @@ def test_specialises(absent_gpu, allow_tf32, case, tf32):
         y, input, offset, weight, mask, *numbers, True, True, True, True, tf32
     )
     assert len(absent_gpu.launches) == (3 if c > 0 else 1)
+
+
+def test_one_build_for_any_number_and_size_of_images(absent_gpu):
+    weight, numbers = torch.zeros(16, 16, 3, 3), ([1, 1], [1, 1], [1, 1])
+    for n, side in ((2, 7), (16, 8), (1, 16)):
+        input = torch.zeros(n, 16, side, side).contiguous(memory_format=torch.channels_last)
+        offset = torch.zeros(n, 18, side, side)
+        y = kernels.deform_conv2d(input, offset, weight, None, *numbers, None)
+        backward.deform_conv2d_backward(
+            y, input, offset, weight, None, *numbers, True, True, True, False, False
+        )
+    assert len(absent_gpu.launches) == 9
+    assert len(absent_gpu.binaries) == 3
 
 
 @pytest.mark.parametrize("width", [8193, 1])
