@@ -1,10 +1,12 @@
+#include <algorithm>
+
 #include "cuda/edge_targets.cuh"
 #include "cuda/tensor.h"
 
 namespace dynamask::cuda {
 namespace {
 
-// Masks of one dtype, and the tensors that answer them.
+// Masks, and the tensors that answer them.
 struct Given {
   std::vector<Tensor> masks, out;
 
@@ -13,20 +15,33 @@ struct Given {
                     " sizes, got ", all.size());
     for (const Tensor& of_size : all) {
       STD_TORCH_CHECK(of_size.dim() == 3, "edge_targets: expected masks [N, S, S]");
-      STD_TORCH_CHECK(of_size.scalar_type() == all[0].scalar_type(),
-                      "edge_targets: expected masks of one dtype");
       masks.push_back(contiguous(of_size));
       const std::vector<int64_t> size{of_size.size(0), of_size.size(1), of_size.size(2)};
       out.push_back(empty(of_size, size, dtype.value_or(of_size.scalar_type())));
     }
   }
 
+  // Calls f(dtype, how it is read, an element of its width) for each dtype: a launch takes one.
+  template <typename F>
+  void of_each_dtype(F f) const {
+    std::vector<ScalarType> dtypes;
+    for (const Tensor& of_size : masks) {
+      const ScalarType dtype = of_size.scalar_type();
+      if (std::find(dtypes.begin(), dtypes.end(), dtype) != dtypes.end()) continue;
+      dtypes.push_back(dtype);
+      const bool is_known = with_element(
+          of_size, [&](const MaskBits& bits, auto element) { f(dtype, bits, element); });
+      STD_TORCH_CHECK(is_known, kWrongMasks);
+    }
+  }
+
+  // The masks of one dtype.
   template <typename From, typename To>
-  MasksOfSizes<From, To> as(const MaskBits& bits) const {
+  MasksOfSizes<From, To> as(ScalarType dtype, const MaskBits& bits) const {
     MasksOfSizes<From, To> a{};
     a.magnitude = static_cast<From>(bits.magnitude);
     for (size_t k = 0; k < masks.size(); ++k) {
-      if (masks[k].numel() == 0) continue;
+      if (masks[k].numel() == 0 || masks[k].scalar_type() != dtype) continue;
       a.masks[a.sizes] = static_cast<const From*>(masks[k].const_data_ptr());
       a.out[a.sizes] = static_cast<To*>(out[k].mutable_data_ptr());
       a.height[a.sizes] = static_cast<int32_t>(masks[k].size(1));
@@ -42,12 +57,11 @@ std::vector<Tensor> edges_of(const std::vector<Tensor>& masks, bool with_coarse)
   if (masks.empty()) return {};
   const Device device(masks[0]);
   const Given given(masks, std::nullopt);
-  const bool is_known = with_element(masks[0], [&](const MaskBits& bits, auto element) {
+  given.of_each_dtype([&](ScalarType dtype, const MaskBits& bits, auto element) {
     using From = decltype(element);
-    edge_targets(device.stream, given.as<From, From>(bits), static_cast<From>(bits.one),
+    edge_targets(device.stream, given.as<From, From>(dtype, bits), static_cast<From>(bits.one),
                  with_coarse);
   });
-  STD_TORCH_CHECK(is_known, kWrongMasks);
   return given.out;
 }
 
@@ -56,11 +70,11 @@ std::vector<Tensor> blocks_of(const std::vector<Tensor>& masks, int64_t width) {
   if (masks.empty()) return {};
   const Device device(masks[0]);
   const Given given(masks, ScalarType::Byte);
-  const bool is_known = with_element(masks[0], [&](const MaskBits& bits, auto element) {
+  given.of_each_dtype([&](ScalarType dtype, const MaskBits& bits, auto element) {
     using From = decltype(element);
-    block_targets(device.stream, given.as<From, uint8_t>(bits), Blocks(static_cast<int>(width)));
+    block_targets(device.stream, given.as<From, uint8_t>(dtype, bits),
+                  Blocks(static_cast<int>(width)));
   });
-  STD_TORCH_CHECK(is_known, kWrongMasks);
   return given.out;
 }
 
