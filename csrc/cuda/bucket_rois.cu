@@ -34,6 +34,6 @@ Buckets bucket_rois(const Tensor& state_, int64_t num_states, std::vector<int64_
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(dynamask, CUDA, m) { m.impl("bucket_rois", TORCH_BOX(&bucket_rois)); }
+DYNAMASK_CUDA_SEATS(m) { m.impl("bucket_rois", TORCH_BOX(&bucket_rois)); }
 
 }  // namespace dynamask::cuda

@@ -36,8 +36,6 @@ Tensor of_labelled_class(const Tensor& features_, const Tensor& weight_,
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(dynamask, CUDA, m) {
-  m.impl("class_logits", TORCH_BOX(&of_labelled_class));
-}
+DYNAMASK_CUDA_SEATS(m) { m.impl("class_logits", TORCH_BOX(&of_labelled_class)); }
 
 }  // namespace dynamask::cuda

@@ -30,6 +30,6 @@ Tensor convolve(const Tensor& input, const Tensor& offset, const Tensor& weight,
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(dynamask, CUDA, m) { m.impl("deform_conv2d", TORCH_BOX(&convolve)); }
+DYNAMASK_CUDA_SEATS(m) { m.impl("deform_conv2d", TORCH_BOX(&convolve)); }
 
 }  // namespace dynamask::cuda

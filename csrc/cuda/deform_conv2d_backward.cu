@@ -98,8 +98,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> convolve_backward(
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(dynamask, CUDA, m) {
-  m.impl("deform_conv2d_backward", TORCH_BOX(&convolve_backward));
-}
+DYNAMASK_CUDA_SEATS(m) { m.impl("deform_conv2d_backward", TORCH_BOX(&convolve_backward)); }
 
 }  // namespace dynamask::cuda

@@ -80,7 +80,7 @@ std::vector<Tensor> blocks_of(const std::vector<Tensor>& masks, int64_t width) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(dynamask, CUDA, m) {
+DYNAMASK_CUDA_SEATS(m) {
   m.impl("edge_targets", TORCH_BOX(&edges_of));
   m.impl("edge_targets_blocks", TORCH_BOX(&blocks_of));
 }

@@ -34,6 +34,6 @@ std::tuple<Tensor, Tensor> encode_masks(const Tensor& values, const Tensor& size
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(dynamask, CUDA, m) { m.impl("encode_masks", TORCH_BOX(&encode_masks)); }
+DYNAMASK_CUDA_SEATS(m) { m.impl("encode_masks", TORCH_BOX(&encode_masks)); }
 
 }  // namespace dynamask::cuda

@@ -73,8 +73,6 @@ Tensor grouped_mask_head(std::vector<Tensor> features, std::vector<Tensor> weigh
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(dynamask, CUDA, m) {
-  m.impl("grouped_mask_head", TORCH_BOX(&grouped_mask_head));
-}
+DYNAMASK_CUDA_SEATS(m) { m.impl("grouped_mask_head", TORCH_BOX(&grouped_mask_head)); }
 
 }  // namespace dynamask::cuda

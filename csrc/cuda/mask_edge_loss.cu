@@ -131,7 +131,7 @@ std::vector<Tensor> gradients(const std::vector<Tensor>& grads, const std::vecto
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(dynamask, CUDA, m) {
+DYNAMASK_CUDA_SEATS(m) {
   m.impl("mask_edge_loss", TORCH_BOX(&of_masks_and_edges));
   m.impl("mask_edge_loss_backward", TORCH_BOX(&gradients));
 }

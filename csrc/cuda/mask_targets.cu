@@ -19,6 +19,6 @@ std::vector<Tensor> of_bitmaps(const Tensor& masks_, const Tensor& boxes, const 
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(dynamask, CUDA, m) { m.impl("mask_targets", TORCH_BOX(&of_bitmaps)); }
+DYNAMASK_CUDA_SEATS(m) { m.impl("mask_targets", TORCH_BOX(&of_bitmaps)); }
 
 }  // namespace dynamask::cuda

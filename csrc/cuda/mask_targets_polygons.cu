@@ -22,8 +22,6 @@ std::vector<Tensor> of_polygons(const Tensor& vertices_, const Tensor& rings_,
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(dynamask, CUDA, m) {
-  m.impl("mask_targets_polygons", TORCH_BOX(&of_polygons));
-}
+DYNAMASK_CUDA_SEATS(m) { m.impl("mask_targets_polygons", TORCH_BOX(&of_polygons)); }
 
 }  // namespace dynamask::cuda

@@ -27,8 +27,6 @@ std::vector<Tensor> of_run_lengths(const Tensor& counts_, const Tensor& starts_,
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(dynamask, CUDA, m) {
-  m.impl("mask_targets_rle", TORCH_BOX(&of_run_lengths));
-}
+DYNAMASK_CUDA_SEATS(m) { m.impl("mask_targets_rle", TORCH_BOX(&of_run_lengths)); }
 
 }  // namespace dynamask::cuda

@@ -44,7 +44,7 @@ std::vector<Tensor> multiscale_roi_align_backward(const Tensor& grad, const Tens
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(dynamask, CUDA, m) {
+DYNAMASK_CUDA_SEATS(m) {
   m.impl("multiscale_roi_align", TORCH_BOX(&multiscale_roi_align));
   m.impl("multiscale_roi_align_sizes", TORCH_BOX(&multiscale_roi_align_sizes));
   m.impl("multiscale_roi_align_backward", TORCH_BOX(&multiscale_roi_align_backward));

@@ -111,7 +111,7 @@ std::tuple<Tensor, Tensor> batched_nms_fixed(const Tensor& boxes, const Tensor& 
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(dynamask, CUDA, m) {
+DYNAMASK_CUDA_SEATS(m) {
   m.impl("nms", TORCH_BOX(&nms_of_all));
   m.impl("batched_nms", TORCH_BOX(&batched_nms));
   m.impl("batched_nms_fixed", TORCH_BOX(&batched_nms_fixed));

@@ -40,7 +40,7 @@ std::tuple<Tensor, Tensor, Tensor> paste_masks_as_bits(const Tensor& values, con
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(dynamask, CUDA, m) {
+DYNAMASK_CUDA_SEATS(m) {
   m.impl("paste_masks", TORCH_BOX(&paste_masks_dense));
   m.impl("paste_masks_packed", TORCH_BOX(&paste_masks_as_bits));
 }

@@ -24,7 +24,7 @@ Tensor roi_align_backward(const Tensor& grad, const Tensor& boxes,
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(dynamask, CUDA, m) {
+DYNAMASK_CUDA_SEATS(m) {
   m.impl("roi_align", TORCH_BOX(&roi_align));
   m.impl("roi_align_backward", TORCH_BOX(&roi_align_backward));
 }

@@ -20,6 +20,8 @@ using torch::headeronly::ScalarType;
 using torch::stable::contiguous;
 using torch::stable::Tensor;
 
+#ifdef __CUDACC__
+
 // Makes the device of a tensor the current one, and names torch's current stream on it.
 struct Device {
   torch::stable::accelerator::DeviceGuard guard;
@@ -31,6 +33,19 @@ struct Device {
     stream = static_cast<Stream>(current);
   }
 };
+
+#define DYNAMASK_CUDA_SEATS(m) STABLE_TORCH_LIBRARY_IMPL(dynamask, CUDA, m)
+
+#else  // on the CPU, in place of its own kernels: tests/hostcuda/test_seats.py
+
+struct Device {
+  Stream stream;
+  explicit Device(const Tensor&) {}
+};
+
+#define DYNAMASK_CUDA_SEATS(m) STABLE_TORCH_LIBRARY_IMPL(dynamask, CPU, m)
+
+#endif
 
 inline Tensor to(const Tensor& t, ScalarType dtype) {
   return t.scalar_type() == dtype ? t : torch::stable::to(t, dtype);

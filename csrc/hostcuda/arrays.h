@@ -6,8 +6,19 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <new>
 #include <string>
 #include <vector>
+
+// Memory of a GPU starts at multiples of 256 bytes.
+void* operator new(std::size_t size) {
+  void* memory = nullptr;
+  if (posix_memalign(&memory, 256, size) != 0) throw std::bad_alloc();
+  return memory;
+}
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept { return operator new(size); }
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace hostcuda {
 
