@@ -76,7 +76,7 @@ def plan(capability: str | None, benchmarks: Sequence[str], seconds: float) -> l
         in_parallel = ["-n", str(workers()), "-p", "dynamask.benchmarks.lost_gpu"]
     on_gpu = [*pytest, "-m", "gpu"]
     once = [*on_gpu, "-k", "float32", "tests/gpu/test_once.py"]
-    build = {"DYNAMASK_BUILD": str(FOLDER / "native")}
+    build = {"DYNAMASK_BUILD": str(FOLDER / "native"), "DYNAMASK_CUDA": "0"}
     if capability:
         build |= {"TORCH_CUDA_ARCH_LIST": capability, "DYNAMASK_CUDA": "1"}
     where = ["--device", "cuda" if capability else "cpu"]

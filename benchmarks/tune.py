@@ -218,6 +218,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", default=[""], help="parts of the names of subjects")
     parser.add_argument("--minutes", type=float, default=8.5, help="no subject starts after them")
     given = parser.parse_args(arguments)
+    if not (INTERPRETED or torch.cuda.is_available()):
+        parser.error("torch finds no GPU here; TRITON_INTERPRET=1 tries it all without one")
     end, tables = time.monotonic() + 60 * given.minutes, {}
     device = "cpu" if INTERPRETED else "cuda"
     harness.use(device)
